@@ -1,0 +1,1 @@
+//! Benchmarks: the benchmarks are the `[[bench]]` targets beside this file.

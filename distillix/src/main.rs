@@ -1,0 +1,2 @@
+//! The `distillix` program.
+fn main() {}
