@@ -1,1 +1,17 @@
-//! N-dimensional arrays.
+#![doc = include_str!("../README.md")]
+
+pub mod cpu;
+mod device;
+mod dtype;
+mod error;
+mod layout;
+pub mod storage;
+mod tensor;
+
+pub use half;
+
+pub use device::Device;
+pub use dtype::{DType, Element, Float};
+pub use error::{Error, Result};
+pub use layout::{Dims, Layout};
+pub use tensor::Tensor;

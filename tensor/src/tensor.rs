@@ -1,0 +1,343 @@
+//! The n-dimensional array.
+
+use crate::storage::{CpuBuffer, Storage};
+use crate::{DType, Device, Element, Error, Layout, Result, with_element};
+use std::fmt;
+use std::sync::Arc;
+
+/// A part of an allocation that no other region overlaps. Views share a region; whoever is alone on it may write.
+struct Region {
+    storage: Arc<Storage>,
+    /// First byte within the storage.
+    start: usize,
+    /// Length in bytes.
+    len: usize,
+}
+
+/// An n-dimensional array on a device.
+///
+/// Cloning and taking views is cheap and shares memory. Writing goes through `&mut self` and fails with
+/// [`Error::Shared`] while another tensor can see the same memory, so values never change behind a reader's back.
+#[derive(Clone)]
+pub struct Tensor {
+    region: Arc<Region>,
+    layout: Layout,
+    dtype: DType,
+}
+
+impl Tensor {
+    /// A tensor with unspecified (but initialised) elements, for an operation that writes them all.
+    pub fn empty(dims: &[usize], dtype: DType, device: &Device) -> Result<Self> {
+        let bytes = dims.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d));
+        let bytes = bytes.ok_or_else(|| Error::shape("empty", format!("dims {dims:?} overflow")))?;
+        let storage = match device {
+            Device::Cpu => Storage::Cpu(CpuBuffer::new(bytes)?),
+        };
+        Ok(Self::from_storage(storage, dims, dtype))
+    }
+
+    /// `storage` must hold exactly the elements of `dims`.
+    pub(crate) fn from_storage(storage: Storage, dims: &[usize], dtype: DType) -> Self {
+        let len = storage.cpu().len();
+        debug_assert_eq!(len, dims.iter().product::<usize>() * dtype.size());
+        let region = Arc::new(Region { storage: Arc::new(storage), start: 0, len });
+        Tensor { region, layout: Layout::contiguous(dims), dtype }
+    }
+
+    /// A tensor filled with `value`, rounded to `dtype`.
+    pub fn full(value: f64, dims: &[usize], dtype: DType, device: &Device) -> Result<Self> {
+        let mut out = Self::empty(dims, dtype, device)?;
+        with_element!(dtype, T => out.as_mut_slice::<T>()?.fill(T::from_f64(value)));
+        Ok(out)
+    }
+
+    /// A tensor of zeros.
+    pub fn zeros(dims: &[usize], dtype: DType, device: &Device) -> Result<Self> {
+        Self::full(0.0, dims, dtype, device)
+    }
+
+    /// Copies a row-major slice.
+    pub fn from_slice<T: Element>(data: &[T], dims: &[usize], device: &Device) -> Result<Self> {
+        if dims.iter().product::<usize>() != data.len() {
+            return Err(Error::shape("from_slice", format!("{} elements for dims {dims:?}", data.len())));
+        }
+        let mut out = Self::empty(dims, T::DTYPE, device)?;
+        out.as_mut_slice()?.copy_from_slice(data);
+        Ok(out)
+    }
+
+    /// A rank-0 tensor.
+    pub fn scalar<T: Element>(value: T, device: &Device) -> Result<Self> {
+        Self::from_slice(&[value], &[], device)
+    }
+
+    /// Dimensions.
+    pub fn dims(&self) -> &[usize] {
+        self.layout.dims()
+    }
+
+    /// Strides in elements.
+    pub fn strides(&self) -> &[usize] {
+        self.layout.strides()
+    }
+
+    /// Layout of the view.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Number of dimensions.
+    pub fn rank(&self) -> usize {
+        self.dims().len()
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> usize {
+        self.layout.numel()
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Where the memory lives.
+    pub fn device(&self) -> Device {
+        self.region.storage.device()
+    }
+
+    /// Whether elements are adjacent in row-major order.
+    pub fn is_contiguous(&self) -> bool {
+        self.layout.is_contiguous()
+    }
+
+    /// Length of the last axis; 1 for a scalar. Row-wise operations work along it.
+    pub fn last_dim(&self) -> usize {
+        self.dims().last().copied().unwrap_or(1)
+    }
+
+    /// The dimensions if there are exactly `N`, else a shape error of `op`.
+    pub fn dims_n<const N: usize>(&self, op: &'static str) -> Result<[usize; N]> {
+        self.dims()
+            .try_into()
+            .map_err(|_| Error::shape(op, format!("expected {N} dimensions, got dims {:?}", self.dims())))
+    }
+
+    fn expect<T: Element>(&self, op: &'static str) -> Result<()> {
+        if T::DTYPE == self.dtype {
+            return Ok(());
+        }
+        Err(Error::dtype(op, T::DTYPE.name(), self.dtype))
+    }
+
+    fn not_contiguous(&self, op: &'static str) -> Error {
+        Error::NotContiguous { op, dims: self.dims().to_vec(), strides: self.strides().to_vec() }
+    }
+
+    /// The elements of a contiguous tensor, row-major.
+    ///
+    /// # Errors
+    /// If `T` is not the element type, or the view is not contiguous.
+    pub fn as_slice<T: Element>(&self) -> Result<&[T]> {
+        self.expect::<T>("as_slice")?;
+        if !self.is_contiguous() {
+            return Err(self.not_contiguous("as_slice"));
+        }
+        let all = self.region_slice::<T>();
+        Ok(&all[self.layout.offset()..][..self.numel()])
+    }
+
+    /// Every element of the region, whatever the view; index it with the layout's offset and strides.
+    ///
+    /// # Errors
+    /// If `T` is not the element type.
+    pub fn as_strided<T: Element>(&self) -> Result<&[T]> {
+        self.expect::<T>("as_strided")?;
+        Ok(self.region_slice())
+    }
+
+    fn region_slice<T: Element>(&self) -> &[T] {
+        let buffer = self.region.storage.cpu();
+        // SAFETY: the region lies within the buffer and starts at a multiple of the element size (all regions of a
+        // buffer are cut at its elements); every bit pattern is a valid `T`; nobody writes while this tensor is
+        // borrowed, since writing needs the only reference to the region.
+        unsafe {
+            let first = buffer.ptr().add(self.region.start).cast::<T>();
+            std::slice::from_raw_parts(first, self.region.len / size_of::<T>())
+        }
+    }
+
+    /// The elements of a contiguous tensor, for writing.
+    ///
+    /// # Errors
+    /// If `T` is not the element type, the view is not contiguous, or another tensor shares the memory.
+    pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T]> {
+        self.expect::<T>("as_mut_slice")?;
+        if !self.is_contiguous() {
+            return Err(self.not_contiguous("as_mut_slice"));
+        }
+        let (offset, numel) = (self.layout.offset(), self.numel());
+        let region = Arc::get_mut(&mut self.region).ok_or(Error::Shared { op: "as_mut_slice" })?;
+        let buffer = region.storage.cpu();
+        if !buffer.is_writable() {
+            return Err(Error::Shared { op: "as_mut_slice" });
+        }
+        // SAFETY: as in `region_slice`, and this is the only reference to a region that no other overlaps.
+        let all = unsafe {
+            let first = buffer.ptr().add(region.start).cast::<T>();
+            std::slice::from_raw_parts_mut(first, region.len / size_of::<T>())
+        };
+        Ok(&mut all[offset..][..numel])
+    }
+
+    /// The elements in row-major order, whatever the strides.
+    pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
+        Ok(self.contiguous()?.as_slice::<T>()?.to_vec())
+    }
+
+    /// The single element of a tensor with one.
+    pub fn item<T: Element>(&self) -> Result<T> {
+        if self.numel() != 1 {
+            return Err(Error::shape(
+                "item",
+                format!("dims {:?} hold more or less than one element", self.dims()),
+            ));
+        }
+        self.expect::<T>("item")?;
+        Ok(self.region_slice::<T>()[self.layout.offset()])
+    }
+
+    fn view(&self, layout: Layout) -> Self {
+        Tensor { region: Arc::clone(&self.region), layout, dtype: self.dtype }
+    }
+
+    /// A view with two axes swapped.
+    pub fn transpose(&self, a: usize, b: usize) -> Result<Self> {
+        Ok(self.view(self.layout.transpose(a, b)?))
+    }
+
+    /// A view with axis i taken from axis `order[i]`.
+    pub fn permute(&self, order: &[usize]) -> Result<Self> {
+        Ok(self.view(self.layout.permute(order)?))
+    }
+
+    /// A view of elements `start..start + len` along an axis.
+    pub fn narrow(&self, axis: usize, start: usize, len: usize) -> Result<Self> {
+        Ok(self.view(self.layout.narrow(axis, start, len)?))
+    }
+
+    /// A view of one index along an axis, which disappears.
+    pub fn select(&self, axis: usize, index: usize) -> Result<Self> {
+        Ok(self.view(self.layout.narrow(axis, index, 1)?.squeeze(axis)?))
+    }
+
+    /// A view that repeats axes of length 1 and adds leading axes.
+    pub fn broadcast_to(&self, dims: &[usize]) -> Result<Self> {
+        Ok(self.view(self.layout.broadcast_to(dims)?))
+    }
+
+    /// A view without an axis of length 1.
+    pub fn squeeze(&self, axis: usize) -> Result<Self> {
+        Ok(self.view(self.layout.squeeze(axis)?))
+    }
+
+    /// A view with an axis of length 1 inserted.
+    pub fn unsqueeze(&self, axis: usize) -> Result<Self> {
+        Ok(self.view(self.layout.unsqueeze(axis)?))
+    }
+
+    /// The same elements under other dimensions: a view where strides allow it, else a copy.
+    pub fn reshape(&self, dims: &[usize]) -> Result<Self> {
+        match self.layout.reshape(dims) {
+            Ok(layout) => Ok(self.view(layout)),
+            Err(Error::NotContiguous { .. }) => self.contiguous()?.reshape(dims),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// This tensor if it is contiguous, else a contiguous copy.
+    pub fn contiguous(&self) -> Result<Self> {
+        if self.is_contiguous() {
+            return Ok(self.clone());
+        }
+        self.copy()
+    }
+
+    /// A contiguous copy with memory of its own.
+    pub fn copy(&self) -> Result<Self> {
+        let mut out = Self::empty(self.dims(), self.dtype, &self.device())?;
+        out.copy_from(self)?;
+        Ok(out)
+    }
+
+    /// Overwrites the elements with those of a tensor of the same dimensions and type.
+    pub fn copy_from(&mut self, source: &Tensor) -> Result<()> {
+        if self.dims() != source.dims() {
+            let message = format!("dims {:?} from {:?}", self.dims(), source.dims());
+            return Err(Error::shape("copy_from", message));
+        }
+        with_element!(self.dtype, T => {
+            let from = source.as_strided::<T>()?;
+            crate::cpu::copy::strided(from, &source.layout, self.as_mut_slice::<T>()?);
+        });
+        Ok(())
+    }
+
+    /// The elements converted to another type: floats round to nearest, integers truncate and saturate.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Self> {
+        if dtype == self.dtype {
+            return Ok(self.clone());
+        }
+        let from = self.contiguous()?;
+        let mut out = Self::empty(self.dims(), dtype, &self.device())?;
+        with_element!(self.dtype, S => with_element!(dtype, D => {
+            for (d, s) in out.as_mut_slice::<D>()?.iter_mut().zip(from.as_slice::<S>()?) {
+                *d = D::from_f64(s.to_f64());
+            }
+        }));
+        Ok(out)
+    }
+
+    /// Cuts the memory of a contiguous tensor that nobody shares into consecutive tensors of the given dimensions.
+    /// They lie in one allocation, in order, and each can be written while the others are read.
+    ///
+    /// # Errors
+    /// If the memory is shared or not contiguous, or the dimensions do not fill it exactly.
+    pub fn partition(self, parts: &[&[usize]]) -> Result<Vec<Tensor>> {
+        let total: usize = parts.iter().map(|dims| dims.iter().product::<usize>()).sum();
+        if total != self.numel() {
+            let message = format!("{total} elements for a tensor with dims {:?}", self.dims());
+            return Err(Error::shape("partition", message));
+        }
+        if !self.is_contiguous() {
+            return Err(self.not_contiguous("partition"));
+        }
+        let size = self.dtype.size();
+        let mut start = self.region.start + self.layout.offset() * size;
+        let region = Arc::try_unwrap(self.region).map_err(|_| Error::Shared { op: "partition" })?;
+        let mut out = Vec::with_capacity(parts.len());
+        for dims in parts {
+            let len = dims.iter().product::<usize>() * size;
+            let region = Arc::new(Region { storage: Arc::clone(&region.storage), start, len });
+            out.push(Tensor { region, layout: Layout::contiguous(dims), dtype: self.dtype });
+            start += len;
+        }
+        Ok(out)
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 16;
+        write!(f, "Tensor({} {:?} on {}", self.dtype, self.dims(), self.device())?;
+        let shown = self.reshape(&[self.numel()]).and_then(|flat| flat.narrow(0, 0, self.numel().min(SHOWN)));
+        if let Ok(shown) = shown {
+            f.write_str(" = [")?;
+            with_element!(self.dtype, T => for (i, x) in shown.to_vec::<T>().unwrap_or_default().iter().enumerate() {
+                write!(f, "{}{x:?}", if i == 0 { "" } else { ", " })?;
+            });
+            f.write_str(if self.numel() > SHOWN { ", …]" } else { "]" })?;
+        }
+        f.write_str(")")
+    }
+}
