@@ -207,6 +207,11 @@ impl Tensor {
         Ok(self.region_slice::<T>()[self.layout.offset()])
     }
 
+    /// Whether no other tensor shares the memory, so that it can be written in place.
+    pub fn is_unique(&self) -> bool {
+        Arc::strong_count(&self.region) == 1 && self.region.storage.cpu().is_writable()
+    }
+
     fn view(&self, layout: Layout) -> Self {
         Tensor { region: Arc::clone(&self.region), layout, dtype: self.dtype }
     }
