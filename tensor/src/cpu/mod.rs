@@ -2,4 +2,6 @@
 
 pub(crate) mod copy;
 pub mod gemm;
+pub mod lanes;
 pub mod math;
+pub mod parallel;

@@ -1,0 +1,53 @@
+//! Generalised Jensen–Shannon divergence (GKD, Agarwal et al. 2023).
+
+use super::softmax::{add_through_softmax, log_mix, log_softmax};
+use super::{RowLoss, RowTarget, Scratch, teacher_logits};
+use serde::{Deserialize, Serialize};
+use tensor::cpu::lanes;
+use tensor::{Float, Result};
+
+/// `T² · (β·KL(P‖M) + (1-β)·KL(Q‖M))` with `M = β·P + (1-β)·Q`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Jsd {
+    /// β: the teacher's part of the mixture, between 0 and 1 (both excluded).
+    pub beta: f64,
+    /// T, above 0.
+    pub temperature: f64,
+}
+
+impl Default for Jsd {
+    fn default() -> Self {
+        Jsd { beta: 0.5, temperature: 1.0 }
+    }
+}
+
+impl RowLoss for Jsd {
+    #[inline(always)]
+    fn row<T: Float>(
+        &self,
+        z: &[T],
+        target: RowTarget<'_, T>,
+        weight: T,
+        dz: &mut [T],
+        scratch: &mut Scratch<T>,
+    ) -> Result<T> {
+        let y = teacher_logits("jsd", z, target)?;
+        let t = T::from_f64(self.temperature);
+        let Scratch { student: lq, teacher: lp, slope, .. } = scratch;
+        log_softmax(z, t, lq);
+        log_softmax(y, t, lp);
+        let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
+        let (beta, rest) = (T::from_f64(self.beta), T::from_f64(1.0 - self.beta));
+        let (ln_beta, ln_rest) = (T::from_f64(self.beta.ln()), T::from_f64((-self.beta).ln_1p()));
+        slope.clear();
+        // The slope with respect to q comes to (1-β)·(log q - log m); the other terms sum to a constant.
+        slope.extend(lq.iter().zip(lp).map(|(&lq, &lp)| lq - log_mix(lp, lq, ln_beta, ln_rest)));
+        let loss = lanes::sum_by(lq.len(), |i| {
+            let from_p = lp[i] - (lq[i] - slope[i]);
+            beta * lp[i].exp() * from_p + rest * lq[i].exp() * slope[i]
+        });
+        add_through_softmax(lq, slope, weight * t * rest, dz);
+        Ok(t * t * loss)
+    }
+}

@@ -1,0 +1,44 @@
+//! Reverse Kullback–Leibler divergence (MiniLLM, Gu et al. 2023).
+
+use super::softmax::{add_through_softmax, log_softmax};
+use super::{RowLoss, RowTarget, Scratch, teacher_logits};
+use serde::{Deserialize, Serialize};
+use tensor::cpu::lanes;
+use tensor::{Float, Result};
+
+/// `T² · KL(Q‖P) = T² · Σ q·(log q - log p)`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ReverseKl {
+    /// T, above 0.
+    pub temperature: f64,
+}
+
+impl Default for ReverseKl {
+    fn default() -> Self {
+        ReverseKl { temperature: 1.0 }
+    }
+}
+
+impl RowLoss for ReverseKl {
+    #[inline(always)]
+    fn row<T: Float>(
+        &self,
+        z: &[T],
+        target: RowTarget<'_, T>,
+        weight: T,
+        dz: &mut [T],
+        scratch: &mut Scratch<T>,
+    ) -> Result<T> {
+        let y = teacher_logits("reverse_kl", z, target)?;
+        let t = T::from_f64(self.temperature);
+        let Scratch { student: lq, teacher: lp, slope, .. } = scratch;
+        log_softmax(z, t, lq);
+        log_softmax(y, t, lp);
+        let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
+        slope.clear();
+        slope.extend(lq.iter().zip(lp).map(|(&lq, &lp)| lq - lp));
+        add_through_softmax(lq, slope, weight * t, dz);
+        Ok(t * t * lanes::sum_by(lq.len(), |i| lq[i].exp() * slope[i]))
+    }
+}

@@ -1,0 +1,53 @@
+//! Skew forward Kullback–Leibler divergence (DistiLLM, Ko et al. 2024).
+
+use super::softmax::{add_through_softmax, log_mix, log_softmax};
+use super::{RowLoss, RowTarget, Scratch, teacher_logits};
+use serde::{Deserialize, Serialize};
+use tensor::cpu::lanes;
+use tensor::{Float, Result};
+
+/// `T² · KL(P‖M)` with `M = α·P + (1-α)·Q`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SkewForwardKl {
+    /// α: the teacher's part of the mixture, between 0 and 1 (both excluded).
+    pub alpha: f64,
+    /// T, above 0.
+    pub temperature: f64,
+}
+
+impl Default for SkewForwardKl {
+    fn default() -> Self {
+        SkewForwardKl { alpha: 0.1, temperature: 1.0 }
+    }
+}
+
+impl RowLoss for SkewForwardKl {
+    #[inline(always)]
+    fn row<T: Float>(
+        &self,
+        z: &[T],
+        target: RowTarget<'_, T>,
+        weight: T,
+        dz: &mut [T],
+        scratch: &mut Scratch<T>,
+    ) -> Result<T> {
+        let y = teacher_logits("skew_forward_kl", z, target)?;
+        let t = T::from_f64(self.temperature);
+        let Scratch { student: lq, teacher: lp, slope, .. } = scratch;
+        log_softmax(z, t, lq);
+        log_softmax(y, t, lp);
+        let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
+        let rest = T::from_f64(1.0 - self.alpha);
+        let (ln_alpha, ln_rest) = (T::from_f64(self.alpha.ln()), T::from_f64((-self.alpha).ln_1p()));
+        slope.clear();
+        // For now log p - log m.
+        slope.extend(lq.iter().zip(lp).map(|(&lq, &lp)| lp - log_mix(lp, lq, ln_alpha, ln_rest)));
+        let loss = lanes::sum_by(lq.len(), |i| lp[i].exp() * slope[i]);
+        for slope in slope.iter_mut() {
+            *slope = -rest * slope.exp();
+        }
+        add_through_softmax(lq, slope, weight * t, dz);
+        Ok(t * t * loss)
+    }
+}

@@ -1,0 +1,127 @@
+//! Root-mean-square normalisation (Zhang & Sennrich 2019).
+
+use super::expect_dims;
+use autograd::{GradSink, Grads, Op, Outputs};
+use rayon::prelude::*;
+use smallvec::smallvec;
+use tensor::cpu::lanes;
+use tensor::cpu::parallel::rows_per_task;
+use tensor::cpu::simd::dispatch;
+use tensor::{Float, Result, Tensor, with_float};
+
+/// `y = x / sqrt(mean(x²) + eps) · w` over the last axis. Inputs: x `[…, H]`, w `[H]`.
+#[derive(Clone, Copy, Debug)]
+pub struct RmsNorm {
+    /// Added to the mean square.
+    pub eps: f64,
+}
+
+/// The inputs, and 1/sqrt(mean(x²) + eps) of each row.
+pub struct Saved {
+    x: Tensor,
+    w: Tensor,
+    inverse_rms: Tensor,
+}
+
+impl Op for RmsNorm {
+    const NAME: &'static str = "rms_norm";
+    type Saved = Saved;
+
+    fn forward(&self, inputs: &[&Tensor], keep: bool) -> Result<(Outputs, Option<Saved>)> {
+        let (x, w) = (inputs[0].contiguous()?, inputs[1].contiguous()?);
+        let h = x.last_dim();
+        expect_dims(Self::NAME, "w", &w, &[h])?;
+        let mut y = Tensor::empty(x.dims(), x.dtype(), &x.device())?;
+        let rows = x.numel() / h.max(1);
+        let mut inverse_rms = Tensor::empty(&[rows], x.dtype(), &x.device())?;
+        with_float!(Self::NAME, x.dtype(), T => {
+            forward::<T>(
+                x.as_slice()?, w.as_slice()?, T::from_f64(self.eps), y.as_mut_slice()?, inverse_rms.as_mut_slice()?,
+            );
+            Ok(())
+        })?;
+        Ok((smallvec![y], keep.then_some(Saved { x, w, inverse_rms })))
+    }
+
+    fn backward(&self, saved: Saved, mut dy: Grads, sinks: &mut [Option<GradSink<'_>>]) -> Result<()> {
+        let Some(dy) = dy.pop().flatten() else { return Ok(()) };
+        let dy = dy.contiguous()?;
+        let Saved { x, w, inverse_rms } = saved;
+        let mut dx = Tensor::empty(x.dims(), x.dtype(), &x.device())?;
+        let mut dw = Tensor::empty(w.dims(), w.dtype(), &w.device())?;
+        with_float!(Self::NAME, x.dtype(), T => {
+            backward::<T>(
+                x.as_slice()?, w.as_slice()?, inverse_rms.as_slice()?, dy.as_slice()?,
+                dx.as_mut_slice()?, dw.as_mut_slice()?,
+            )
+        })?;
+        for (sink, grad) in sinks.iter_mut().zip([dx, dw]) {
+            if let Some(sink) = sink {
+                sink.give(grad)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn forward<T: Float>(x: &[T], w: &[T], eps: T, y: &mut [T], inverse_rms: &mut [T]) {
+    let h = w.len();
+    if h == 0 {
+        return;
+    }
+    let (rows, count) = (rows_per_task(h), T::from_f64(h as f64));
+    (y.par_chunks_mut(rows * h), x.par_chunks(rows * h), inverse_rms.par_chunks_mut(rows))
+        .into_par_iter()
+        .for_each(|(y, x, inverse)| {
+            dispatch(|| {
+                for ((y, x), inverse) in y.chunks_exact_mut(h).zip(x.chunks_exact(h)).zip(inverse) {
+                    let r = T::ONE / (lanes::dot(x, x) / count + eps).sqrt();
+                    *inverse = r;
+                    for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
+                        *y = x * r * w;
+                    }
+                }
+            })
+        });
+}
+
+/// With `n = x·r` and `g = dy·w`: `dx = r·(g - n·mean(g·n))`, `dw = Σ dy·n`.
+fn backward<T: Float>(x: &[T], w: &[T], inverse: &[T], dy: &[T], dx: &mut [T], dw: &mut [T]) -> Result<()> {
+    let h = w.len();
+    if h == 0 {
+        return Ok(());
+    }
+    let (rows, count) = (rows_per_task(h), T::from_f64(h as f64));
+    // The weight's gradient is summed a task at a time, then over the tasks in order.
+    let tasks = inverse.len().div_ceil(rows);
+    let mut partial = Tensor::zeros(&[tasks.max(1), h], T::DTYPE, &tensor::Device::Cpu)?;
+    let partial = partial.as_mut_slice::<T>()?;
+    (
+        dx.par_chunks_mut(rows * h),
+        x.par_chunks(rows * h),
+        dy.par_chunks(rows * h),
+        inverse.par_chunks(rows),
+        partial.par_chunks_mut(h),
+    )
+        .into_par_iter()
+        .for_each(|(dx, x, dy, inverse, dw)| {
+            dispatch(|| {
+                let rows = dx.chunks_exact_mut(h).zip(x.chunks_exact(h)).zip(dy.chunks_exact(h)).zip(inverse);
+                for (((dx, x), dy), &r) in rows {
+                    let mean = lanes::sum_by(h, |i| dy[i] * w[i] * (x[i] * r)) / count;
+                    for i in 0..h {
+                        let n = x[i] * r;
+                        dx[i] = r * (dy[i] * w[i] - n * mean);
+                        dw[i] += dy[i] * n;
+                    }
+                }
+            })
+        });
+    dw.fill(T::ZERO);
+    for part in partial.chunks_exact(h) {
+        for (dw, &part) in dw.iter_mut().zip(part) {
+            *dw += part;
+        }
+    }
+    Ok(())
+}
