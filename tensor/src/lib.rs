@@ -1,1 +1,3 @@
 //! N-dimensional arrays.
+
+pub mod cpu;

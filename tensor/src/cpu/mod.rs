@@ -1,0 +1,4 @@
+//! CPU kernels: SIMD selection, matrix products, ternary layers.
+
+pub mod gemm;
+pub mod simd;
