@@ -193,7 +193,7 @@ fn forward_tile<T: Float>(
     let (mut top, mut mass) = ([T::NEG_INFINITY; QUERIES], [T::ZERO; QUERIES]);
     for (key, count) in key_tiles(shape, first, from, n) {
         let logits = &mut logits[..n * count];
-        let keys = shape.head(k, kv_heads, group, key, count).transposed();
+        let keys = shape.head(k, kv_heads, group, key, count).t();
         T::gemm_block(scale, query, keys, T::ZERO, MatMut::row_major(logits, n, count));
         dispatch(|| {
             for (i, row) in logits.chunks_exact_mut(count).enumerate() {
@@ -321,8 +321,8 @@ fn backward_group<T: Float>(
                 let (p, dl) = (&mut p[..n * count], &mut dl[..n * count]);
                 let keys = shape.head(x.k, kv_heads, kv_head, key, count);
                 let values = shape.head(x.v, kv_heads, kv_head, key, count);
-                T::gemm_block(scale, query, keys.transposed(), T::ZERO, MatMut::row_major(p, n, count));
-                T::gemm_block(T::ONE, dy, values.transposed(), T::ZERO, MatMut::row_major(dl, n, count));
+                T::gemm_block(scale, query, keys.t(), T::ZERO, MatMut::row_major(p, n, count));
+                T::gemm_block(T::ONE, dy, values.t(), T::ZERO, MatMut::row_major(dl, n, count));
                 dispatch(|| {
                     for (i, (p, dl)) in p.chunks_exact_mut(count).zip(dl.chunks_exact_mut(count)).enumerate() {
                         let seen = visible(shape, first.map(|f| f[i]), from + i, key, count);
@@ -350,11 +350,11 @@ fn backward_group<T: Float>(
                 // SAFETY: this task alone writes the query heads of its group and its key head.
                 unsafe {
                     let dv = dv.head(shape, kv_heads, kv_head, key, count);
-                    T::gemm_block(T::ONE, p.transposed(), dy, T::ONE, dv);
+                    T::gemm_block(T::ONE, p.t(), dy, T::ONE, dv);
                     let dq = dq.head(shape, heads, h, from, n);
                     T::gemm_block(scale, dl, keys, T::ONE, dq);
                     let dk = dk.head(shape, kv_heads, kv_head, key, count);
-                    T::gemm_block(scale, dl.transposed(), query, T::ONE, dk);
+                    T::gemm_block(scale, dl.t(), query, T::ONE, dk);
                 }
             }
         }
