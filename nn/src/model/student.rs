@@ -1,0 +1,200 @@
+//! The whole decoder.
+
+use super::attention::Context;
+use super::block::Block;
+use super::{KvCache, LinearKind, ModelConfig};
+use crate::losses::Loss;
+use crate::ops::{Embedding, HeadLoss, Reshape, RmsNorm, RopeTables, Teacher, head_logits};
+use crate::params::{Params, Role, Spec, Specs};
+use autograd::{ParamId, Tape, Var};
+use std::sync::Arc;
+use tensor::{DType, Device, Error, Result, Tensor};
+
+/// A Llama-like decoder with ternary or dense blocks and a full-precision embedding and head.
+#[derive(Debug)]
+pub struct Student {
+    config: ModelConfig,
+    /// Tokens of the tokenizer; the rest of the vocabulary takes no part.
+    vocab: usize,
+    params: Params,
+    embed_tokens: ParamId,
+    blocks: Vec<Block>,
+    norm: ParamId,
+    lm_head: Option<ParamId>,
+    rope: RopeTables,
+}
+
+/// Tokens of a pass.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// u32 `[B, T]`.
+    pub ids: Tensor,
+    /// First position that each token sees (where its document begins), u32 `[B, T]`; `None` for the first of all.
+    pub first_key: Option<Tensor>,
+}
+
+/// q, k, v of one layer, after the head norms and before the rotary embedding, `[B, T, heads, d]`.
+pub type Relations = [Var; 3];
+
+impl Student {
+    /// A model whose weights `init` fills (norms are 1). `vocab` is the tokenizer's length.
+    pub fn new(
+        config: ModelConfig,
+        vocab: usize,
+        device: &Device,
+        init: impl FnMut(ParamId, &Spec, &mut Tensor) -> Result<()>,
+    ) -> Result<Self> {
+        config.validate()?;
+        if vocab == 0 || vocab > config.vocab_size {
+            let message = format!("{vocab} tokens do not fit model.vocab_size {}", config.vocab_size);
+            return Err(Error::argument("model config", message));
+        }
+        let mut specs = Specs::default();
+        let table = [config.vocab_size, config.hidden];
+        let embed_tokens = specs.add("model.embed_tokens.weight".into(), Role::Embedding, &table);
+        let blocks: Vec<Block> = (0..config.layers)
+            .map(|i| Block::new(&config, &format!("model.layers.{i}"), &mut specs))
+            .collect();
+        let norm = specs.add("model.norm.weight".into(), Role::Norm, &[config.hidden]);
+        let lm_head = (!config.tie_embeddings)
+            .then(|| specs.add("lm_head.weight".into(), Role::Embedding, &table));
+        let params = specs.build(config.linear == LinearKind::Ternary, device, init)?;
+        let rope =
+            RopeTables::new(0..config.max_seq, config.head_dim, config.rope_theta, DType::F32, device)?;
+        Ok(Student { config, vocab, params, embed_tokens, blocks, norm, lm_head, rope })
+    }
+
+    /// Dimensions and switches.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Number of tokens.
+    pub fn vocab(&self) -> usize {
+        self.vocab
+    }
+
+    /// The trained tensors.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The trained tensors, for the optimizer.
+    pub fn params_mut(&mut self) -> &mut Params {
+        &mut self.params
+    }
+
+    fn head(&self) -> ParamId {
+        self.lm_head.unwrap_or(self.embed_tokens)
+    }
+
+    fn context(&self, input: &Input, start: usize) -> Result<(Context, [usize; 2])> {
+        let [b, t] = input.ids.dims_n("forward")?;
+        if start + t > self.config.max_seq {
+            let message = format!("{} tokens are more than model.max_seq {}", start + t, self.config.max_seq);
+            return Err(Error::argument("forward", message));
+        }
+        let rope = Arc::new(self.rope.narrow(start, t)?);
+        Ok((Context { rope, first_key: input.first_key.clone() }, [b, t]))
+    }
+
+    /// Hidden states after the final norm, `[B·T, H]`. With `recompute`, blocks are computed again in the backward pass
+    /// instead of remembered. `relations_of` is a layer whose q, k, v are returned too.
+    pub fn hidden<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        input: &Input,
+        recompute: bool,
+        relations_of: Option<usize>,
+    ) -> Result<(Var, Option<Relations>)> {
+        let (context, _) = self.context(input, 0)?;
+        let mut x = self.embed(tape, input)?;
+        let mut relations = None;
+        for (i, block) in self.blocks.iter().enumerate() {
+            if recompute && relations_of != Some(i) && tape.is_recording() {
+                let context = context.clone();
+                let run = move |tape: &mut Tape<'m>, x: &[Var]| {
+                    Ok(vec![block.forward(&self.config, &self.params, tape, &x[0], &context, None)?.0])
+                };
+                x = tape.checkpoint(&[&x], run)?.remove(0);
+            } else {
+                let (y, qkv) = block.forward(&self.config, &self.params, tape, &x, &context, None)?;
+                x = y;
+                if relations_of == Some(i) {
+                    relations = Some(qkv);
+                }
+            }
+        }
+        Ok((self.final_norm(tape, &x)?, relations))
+    }
+
+    fn embed<'m>(&'m self, tape: &mut Tape<'m>, input: &Input) -> Result<Var> {
+        let table = tape.param(&self.params.get(self.embed_tokens).parameter);
+        let ids = tape.constant(input.ids.clone());
+        tape.apply(Embedding, &[&table, &ids])
+    }
+
+    fn final_norm<'m>(&'m self, tape: &mut Tape<'m>, x: &Var) -> Result<Var> {
+        let rows = x.dims()[..2].iter().product();
+        let gain = tape.param(&self.params.get(self.norm).parameter);
+        let normed = tape.apply(RmsNorm { eps: self.config.norm_eps }, &[x, &gain])?;
+        tape.apply(Reshape { dims: [rows, self.config.hidden].into_iter().collect() }, &[&normed])
+    }
+
+    /// Loss of hidden states `[N, H]` against `targets`, i32 `[N]`: the scalar, and its unweighted terms.
+    pub fn loss<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        hidden: &Var,
+        targets: Tensor,
+        terms: Vec<(f64, Loss)>,
+        denominator: f64,
+        teacher: Option<Teacher>,
+    ) -> Result<(Var, Vec<f32>)> {
+        let table = tape.param(&self.params.get(self.head()).parameter);
+        let softcap = self.config.final_softcap;
+        let op = HeadLoss { terms, targets, denominator, softcap, vocab: self.vocab, teacher };
+        let mut outputs = tape.apply_n(op, &[hidden, &table])?;
+        let terms = outputs.remove(1).detach().to_vec::<f32>()?;
+        Ok((outputs.remove(0), terms))
+    }
+
+    /// What this model, as a teacher, says of the positions of `input`.
+    pub fn teach(&self, input: &Input, relations_of: Option<usize>) -> Result<(Teacher, Option<[Tensor; 3]>)> {
+        let (hidden, relations) = self.hidden(&mut Tape::inference(), input, false, relations_of)?;
+        let teacher = Teacher::Hidden {
+            hidden: hidden.detach(),
+            table: self.params.get(self.head()).parameter.value.clone(),
+            softcap: self.config.final_softcap,
+            vocab: self.vocab,
+        };
+        Ok((teacher, relations.map(|qkv| qkv.map(|x| x.detach()))))
+    }
+
+    /// Logits of every position, `[B·T, vocab]`.
+    pub fn logits(&self, input: &Input) -> Result<Tensor> {
+        let (hidden, _) = self.hidden(&mut Tape::inference(), input, false, None)?;
+        self.logits_of(&hidden.detach())
+    }
+
+    fn logits_of(&self, hidden: &Tensor) -> Result<Tensor> {
+        let table = &self.params.get(self.head()).parameter.value;
+        head_logits(hidden, table, self.config.final_softcap, self.vocab)
+    }
+
+    /// Reads more tokens of one sequence, u32 `[1, T]`, after those in the cache, and returns the logits after the
+    /// last, `[1, vocab]`.
+    pub fn decode(&self, ids: &Tensor, cache: &mut KvCache) -> Result<Tensor> {
+        let input = Input { ids: ids.clone(), first_key: None };
+        let (context, [_, t]) = self.context(&input, cache.len())?;
+        let mut tape = Tape::inference();
+        let mut x = self.embed(&mut tape, &input)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&self.config, &self.params, &mut tape, &x, &context, Some((i, cache)))?.0;
+        }
+        cache.advance(t);
+        let last = tape.constant(x.detach().narrow(1, t - 1, 1)?);
+        let hidden = self.final_norm(&mut tape, &last)?;
+        self.logits_of(&hidden.detach())
+    }
+}

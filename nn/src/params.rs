@@ -1,0 +1,196 @@
+//! The trained tensors of a model: one list, in which modules hold places.
+
+use crate::ops::{BitLinear, Linear};
+use crate::ternary::Ternary;
+use autograd::{Gradients, ParamId, Parameter, Tape, Var};
+use smallvec::SmallVec;
+use tensor::{DType, Device, Error, Result, Tensor};
+
+/// What a parameter is, which decides how it is initialised and optimized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// A matrix of a block, `[out, in]`; ternary or dense.
+    Matrix,
+    /// The embedding or the output head `[V, H]`, in full precision.
+    Embedding,
+    /// The gain of a norm.
+    Norm,
+}
+
+/// One trained tensor.
+#[derive(Debug)]
+pub struct Param {
+    /// Path, as in Hugging Face's Llama: `model.layers.0.mlp.up_proj.weight`.
+    pub name: String,
+    /// What it is.
+    pub role: Role,
+    /// The full-precision value.
+    pub parameter: Parameter,
+    /// Codes and scale, if the forward pass uses ternary values.
+    pub ternary: Option<Ternary>,
+}
+
+/// All trained tensors of a model. Parameter i has the id i.
+#[derive(Debug)]
+pub struct Params {
+    list: Vec<Param>,
+}
+
+/// Name, role and dimensions of a parameter, before memory is taken.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// See [`Param::name`].
+    pub name: String,
+    /// See [`Param::role`].
+    pub role: Role,
+    /// Dimensions.
+    pub dims: Vec<usize>,
+}
+
+/// Collects the parameters of a model under construction.
+#[derive(Debug, Default)]
+pub struct Specs {
+    list: Vec<Spec>,
+}
+
+impl Specs {
+    /// Adds a parameter and returns its place.
+    pub fn add(&mut self, name: String, role: Role, dims: &[usize]) -> ParamId {
+        self.list.push(Spec { name, role, dims: dims.to_vec() });
+        ParamId(self.list.len() - 1)
+    }
+
+    /// The parameters so far.
+    pub fn list(&self) -> &[Spec] {
+        &self.list
+    }
+
+    /// Takes memory for all: one allocation, in which parameters of one role and shape lie side by side. Norms are 1;
+    /// the rest comes from `init`.
+    pub fn build(
+        self,
+        ternary: bool,
+        device: &Device,
+        mut init: impl FnMut(ParamId, &Spec, &mut Tensor) -> Result<()>,
+    ) -> Result<Params> {
+        let values = flat(self.list.iter().map(|spec| (spec.role, &spec.dims[..])), device)?;
+        let mut list = Vec::with_capacity(values.len());
+        for (i, (spec, mut value)) in self.list.into_iter().zip(values).enumerate() {
+            match spec.role {
+                Role::Norm => value.as_mut_slice::<f32>()?.fill(1.0),
+                _ => init(ParamId(i), &spec, &mut value)?,
+            }
+            let ternary = match spec.role {
+                Role::Matrix if ternary => Some(Ternary::new(&value)?),
+                _ => None,
+            };
+            let parameter = Parameter { id: ParamId(i), value };
+            list.push(Param { name: spec.name, role: spec.role, parameter, ternary });
+        }
+        Ok(Params { list })
+    }
+}
+
+/// Tensors of the given shapes in one allocation, those of equal role and shape side by side.
+fn flat<'a>(shapes: impl Iterator<Item = (Role, &'a [usize])>, device: &Device) -> Result<Vec<Tensor>> {
+    let shapes: Vec<(Role, &[usize])> = shapes.collect();
+    let mut order: Vec<usize> = (0..shapes.len()).collect();
+    order.sort_by_key(|&i| shapes[i]);
+    let dims: Vec<&[usize]> = order.iter().map(|&i| shapes[i].1).collect();
+    let total = dims.iter().map(|d| d.iter().product::<usize>()).sum();
+    let parts = Tensor::empty(&[total], DType::F32, device)?.partition(&dims)?;
+    let mut sorted: Vec<(usize, Tensor)> = order.into_iter().zip(parts).collect();
+    sorted.sort_by_key(|&(i, _)| i);
+    Ok(sorted.into_iter().map(|(_, tensor)| tensor).collect())
+}
+
+impl Params {
+    /// Every parameter, in order of id.
+    pub fn iter(&self) -> std::slice::Iter<'_, Param> {
+        self.list.iter()
+    }
+
+    /// Every parameter, for changing.
+    pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, Param> {
+        self.list.iter_mut()
+    }
+
+    /// Number of parameters (tensors).
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// Number of trained elements.
+    pub fn numel(&self) -> usize {
+        self.list.iter().map(|p| p.parameter.value.numel()).sum()
+    }
+
+    /// The parameter at a place.
+    pub fn get(&self, id: ParamId) -> &Param {
+        &self.list[id.0]
+    }
+
+    /// The parameter of a name.
+    pub fn find(&self, name: &str) -> Option<&Param> {
+        self.list.iter().find(|p| p.name == name)
+    }
+
+    /// Memory for something as large as the parameters: gradients, optimizer states.
+    pub fn like(&self, wanted: impl Fn(&Param) -> bool) -> Result<Vec<Option<Tensor>>> {
+        let Some(first) = self.list.first() else { return Ok(Vec::new()) };
+        let wanted: Vec<bool> = self.list.iter().map(wanted).collect();
+        let shapes = self.list.iter().zip(&wanted).filter(|(_, w)| **w);
+        let shapes = shapes.map(|(p, _)| (p.role, p.parameter.value.dims()));
+        let mut tensors = flat(shapes, &first.parameter.value.device())?.into_iter();
+        Ok(wanted.into_iter().map(|w| if w { tensors.next() } else { None }).collect())
+    }
+
+    /// Memory for the gradients.
+    pub fn gradients(&self) -> Result<Gradients> {
+        Ok(Gradients::new(self.like(|_| true)?.into_iter().flatten().collect()))
+    }
+
+    /// Overwrites values from `source` by name, and refreshes the codes.
+    ///
+    /// # Errors
+    /// If a parameter is missing, has other dimensions, or holds a number that is not finite.
+    pub fn load(&mut self, mut source: impl FnMut(&str) -> Result<Option<Tensor>>) -> Result<()> {
+        for param in &mut self.list {
+            let Some(value) = source(&param.name)? else {
+                return Err(Error::argument("load", format!("there is no tensor {}", param.name)));
+            };
+            let target = &mut param.parameter.value;
+            if value.dims() != target.dims() {
+                let (got, want) = (value.dims(), target.dims());
+                let message = format!("tensor {} has dims {got:?}, the model needs {want:?}", param.name);
+                return Err(Error::shape("load", message));
+            }
+            let value = value.to_dtype(DType::F32)?.contiguous()?;
+            if let Some(i) = value.as_slice::<f32>()?.iter().position(|x| !x.is_finite()) {
+                let message = format!("tensor {} holds a number that is not finite at element {i}", param.name);
+                return Err(Error::argument("load", message));
+            }
+            target.copy_from(&value)?;
+            if let Some(ternary) = &mut param.ternary {
+                *ternary = Ternary::new(&param.parameter.value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Applies the matrices at `ids` to x `[…, K]`: ternary or dense, one op for all.
+    pub fn project<'m>(&'m self, tape: &mut Tape<'m>, x: &Var, ids: &[ParamId]) -> Result<SmallVec<[Var; 4]>> {
+        let weights: SmallVec<[Var; 4]> = ids.iter().map(|&id| tape.param(&self.get(id).parameter)).collect();
+        let inputs: SmallVec<[&Var; 5]> = std::iter::once(x).chain(&weights).collect();
+        let ternary: Option<SmallVec<[&Ternary; 4]>> = ids.iter().map(|&id| self.get(id).ternary.as_ref()).collect();
+        match ternary {
+            Some(weights) => tape.apply_n(BitLinear { weights }, &inputs),
+            None => tape.apply_n(Linear, &inputs),
+        }
+    }
+}
