@@ -1,5 +1,13 @@
 //! CPU code of the operations, on slices.
 
+pub(crate) mod convert;
 pub(crate) mod copy;
+pub(crate) mod elementwise;
 pub mod gemm;
 pub mod math;
+pub(crate) mod parallel;
+pub(crate) mod reduce;
+pub mod simd;
+pub(crate) mod softmax;
+pub(crate) mod sort;
+pub(crate) mod walk;

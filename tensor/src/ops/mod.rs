@@ -1,0 +1,8 @@
+//! Operations as methods of [`Tensor`](crate::Tensor), one file a family.
+
+mod elementwise;
+mod index;
+mod join;
+mod reduce;
+mod softmax;
+mod sort;
