@@ -122,7 +122,12 @@ fn parse(file: &[u8]) -> Result<Header, String> {
         if crate::layout::numel(&info.shape.iter().map(|&d| d.max(1)).collect::<Vec<_>>()).is_none() {
             return Err(format!("the shape {:?} of tensor {name:?} overflows", info.shape));
         }
-        tensors.push(TensorInfo { name, dims: info.shape.clone(), dtype: dtype(info.dtype), range: from..to });
+        tensors.push(TensorInfo {
+            name,
+            dims: info.shape.clone(),
+            dtype: dtype(info.dtype),
+            range: from..to,
+        });
     }
     tensors.sort_by(|a, b| (a.range.start, a.range.end, &a.name).cmp(&(b.range.start, b.range.end, &b.name)));
     let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
@@ -139,7 +144,9 @@ fn describe(error: SafeTensorError) -> String {
         SafeTensorError::InvalidOffset(name) => {
             format!("the data of tensor {name:?} overlaps another's or leaves a gap")
         }
-        SafeTensorError::TensorInvalidInfo => "a tensor's data is not as long as its shape and type say".into(),
+        SafeTensorError::TensorInvalidInfo => {
+            "a tensor's data is not as long as its shape and type say".into()
+        }
         SafeTensorError::ValidationOverflow => "a tensor's shape overflows".into(),
         SafeTensorError::MetadataIncompleteBuffer => {
             "its data is longer or shorter than its header says (truncated?)".into()
@@ -207,9 +214,7 @@ pub fn save<'a, N: Into<String>>(
     let mut tensors: Vec<(String, &Tensor)> = tensors.into_iter().map(|(n, t)| (n.into(), t)).collect();
     tensors.sort_by(|(a, x), (b, y)| y.dtype().size().cmp(&x.dtype().size()).then_with(|| a.cmp(b)));
     let mut names = HashSet::new();
-    if let Some((name, _)) =
-        tensors.iter().find(|(n, _)| n == METADATA_KEY || !names.insert(n.as_str()))
-    {
+    if let Some((name, _)) = tensors.iter().find(|(n, _)| n == METADATA_KEY || !names.insert(n.as_str())) {
         return Err(format_error(path, format!("cannot hold two tensors named {name:?}")));
     }
     let header = header(&tensors, metadata).map_err(|e| format_error(path, e.to_string()))?;

@@ -219,7 +219,12 @@ impl Tensor {
             }),
             DType::F32 | DType::BF16 | DType::F16 => {
                 let (low, span) = (low as f32, (high - low) as f32);
-                fill(stream, out.as_mut_slice()?, #[inline(always)] |word| low + span * uniform(word));
+                fill(
+                    stream,
+                    out.as_mut_slice()?,
+                    #[inline(always)]
+                    |word| low + span * uniform(word),
+                );
             }
             other => return Err(Error::dtype("uniform", "a float type", other)),
         }
@@ -247,7 +252,12 @@ impl Tensor {
             }
             DType::F32 | DType::BF16 | DType::F16 => {
                 let (mean, std) = (mean as f32, std as f32);
-                fill(stream, out.as_mut_slice()?, #[inline(always)] |word| mean + std * normal(word));
+                fill(
+                    stream,
+                    out.as_mut_slice()?,
+                    #[inline(always)]
+                    |word| mean + std * normal(word),
+                );
             }
             other => return Err(Error::dtype("normal", "a float type", other)),
         }
@@ -352,7 +362,11 @@ mod tests {
             assert!((moment(k) - expected).abs() < bound, "moment {k}: {}", moment(k));
         }
         z.sort_by(f64::total_cmp);
-        let ks = z.iter().enumerate().map(|(i, &z)| (phi(z) - (i as f64 + 0.5) / n as f64).abs()).fold(0.0, f64::max);
+        let ks = z
+            .iter()
+            .enumerate()
+            .map(|(i, &z)| (phi(z) - (i as f64 + 0.5) / n as f64).abs())
+            .fold(0.0, f64::max);
         // The 99.9% point of Kolmogorov's statistic.
         assert!(ks < 1.95 / 1024.0, "{ks}");
         let beyond = |s: f64| z.iter().filter(|z| z.abs() > s).count() as f64;

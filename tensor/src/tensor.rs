@@ -1,7 +1,7 @@
 //! The n-dimensional array.
 
-use crate::storage::{CpuBuffer, Storage};
 use crate::layout::numel;
+use crate::storage::{CpuBuffer, Storage};
 use crate::{DType, Device, Element, Error, Layout, Result, with_element};
 use std::fmt;
 use std::sync::Arc;

@@ -157,9 +157,8 @@ impl Tensor {
 
     /// [`Tensor::broadcast_to`] with errors that name `op`.
     fn broadcast_for(&self, op: &'static str, dims: &[usize]) -> Result<Tensor> {
-        self.broadcast_to(dims).map_err(|_| {
-            Error::shape(op, format!("dims {:?} do not broadcast to {dims:?}", self.dims()))
-        })
+        self.broadcast_to(dims)
+            .map_err(|_| Error::shape(op, format!("dims {:?} do not broadcast to {dims:?}", self.dims())))
     }
 
     fn common(&self, op: &'static str, other: &Tensor) -> Result<crate::Dims> {

@@ -39,7 +39,9 @@ impl Tensor {
     /// An id outside the last axis is named.
     pub fn gather(&self, ids: &Tensor) -> Result<Tensor> {
         const OP: &str = "gather";
-        let same = |a: &[usize], b: &[usize]| a.len() == b.len() && !a.is_empty() && a[..a.len() - 1] == b[..b.len() - 1];
+        let same = |a: &[usize], b: &[usize]| {
+            a.len() == b.len() && !a.is_empty() && a[..a.len() - 1] == b[..b.len() - 1]
+        };
         if !same(self.dims(), ids.dims()) {
             let message = format!("dims {:?} by ids of dims {:?}", self.dims(), ids.dims());
             return Err(Error::shape(OP, message));
@@ -111,7 +113,9 @@ impl Tensor {
         let mut wide = vec![0i64; self.numel()];
         macro_rules! read {
             ($t:ty) => {
-                elementwise::unary((self.as_strided::<$t>()?, self.layout()), &mut wide, |id: $t| i64::from(id))
+                elementwise::unary((self.as_strided::<$t>()?, self.layout()), &mut wide, |id: $t| {
+                    i64::from(id)
+                })
             };
         }
         match self.dtype() {

@@ -3,6 +3,7 @@
 mod elementwise;
 mod index;
 mod join;
+mod matmul;
 mod reduce;
 mod softmax;
 mod sort;
