@@ -124,9 +124,11 @@ pub trait Float:
     const ONE: Self;
     /// Negative infinity.
     const NEG_INFINITY: Self;
+    /// Infinity.
+    const INFINITY: Self;
     /// e^x. In f32 a polynomial that vectorises, within 2 ulp; in f64 the standard library's.
     fn exp(self) -> Self;
-    /// Natural logarithm.
+    /// Natural logarithm. In f32 a polynomial that vectorises, within 2 ulp; in f64 the standard library's.
     fn ln(self) -> Self;
     /// Square root.
     fn sqrt(self) -> Self;
@@ -144,13 +146,14 @@ impl Float for f32 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
     const NEG_INFINITY: Self = f32::NEG_INFINITY;
+    const INFINITY: Self = f32::INFINITY;
     #[inline(always)]
     fn exp(self) -> Self {
         crate::cpu::math::exp(self)
     }
     #[inline(always)]
     fn ln(self) -> Self {
-        f32::ln(self)
+        crate::cpu::math::ln(self)
     }
     #[inline(always)]
     fn sqrt(self) -> Self {
@@ -178,6 +181,7 @@ impl Float for f64 {
     const ZERO: Self = 0.0;
     const ONE: Self = 1.0;
     const NEG_INFINITY: Self = f64::NEG_INFINITY;
+    const INFINITY: Self = f64::INFINITY;
     #[inline(always)]
     fn exp(self) -> Self {
         f64::exp(self)

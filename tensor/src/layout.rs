@@ -21,7 +21,8 @@ impl Layout {
         let mut step = 1;
         for (stride, &dim) in strides.iter_mut().zip(dims).rev() {
             *stride = step;
-            step *= dim;
+            // Wraps only where another dimension is 0, and the strides mean nothing.
+            step = step.wrapping_mul(dim);
         }
         Layout { dims: dims.into(), strides, offset: 0 }
     }
@@ -43,15 +44,18 @@ impl Layout {
 
     /// Number of elements.
     pub fn numel(&self) -> usize {
-        self.dims.iter().product()
+        numel(&self.dims).unwrap_or(0)
     }
 
     /// Whether the elements are adjacent in row-major order.
     pub fn is_contiguous(&self) -> bool {
+        if self.numel() == 0 {
+            return true;
+        }
         let mut step = 1;
         for (&dim, &stride) in self.dims.iter().zip(&self.strides).rev() {
             if dim != 1 && stride != step {
-                return self.numel() == 0;
+                return false;
             }
             step *= dim;
         }
@@ -111,7 +115,10 @@ impl Layout {
         }
         let mut out = self.clone();
         out.dims[axis] = len;
-        out.offset += start * self.strides[axis];
+        // An empty view stays at an offset within the memory.
+        if out.numel() > 0 {
+            out.offset += start * self.strides[axis];
+        }
         Ok(out)
     }
 
@@ -120,6 +127,7 @@ impl Layout {
         let fail =
             || Error::shape("broadcast_to", format!("dims {:?} do not broadcast to {dims:?}", self.dims));
         let lead = dims.len().checked_sub(self.dims.len()).ok_or_else(fail)?;
+        numel(dims).ok_or_else(fail)?;
         let mut strides: Dims = SmallVec::from_elem(0, dims.len());
         for (i, (&from, &stride)) in self.dims.iter().zip(&self.strides).enumerate() {
             let to = dims[lead + i];
@@ -157,7 +165,7 @@ impl Layout {
 
     /// The same elements in the same order under other dimensions, if strides can say so.
     pub fn reshape(&self, dims: &[usize]) -> Result<Self> {
-        if dims.iter().product::<usize>() != self.numel() {
+        if numel(dims) != Some(self.numel()) {
             return Err(Error::shape("reshape", format!("dims {:?} to {dims:?}", self.dims)));
         }
         if self.is_contiguous() {
@@ -198,6 +206,14 @@ impl Layout {
         }
         Ok(Layout { dims: dims.into(), strides, offset: self.offset })
     }
+}
+
+/// Number of elements of `dims`, if the product fits a usize.
+pub(crate) fn numel(dims: &[usize]) -> Option<usize> {
+    if dims.contains(&0) {
+        return Some(0);
+    }
+    dims.iter().try_fold(1, |n: usize, &d| n.checked_mul(d))
 }
 
 /// Common dimensions of two operands under NumPy's broadcasting.

@@ -4,7 +4,10 @@ pub mod cpu;
 mod device;
 mod dtype;
 mod error;
+pub mod io;
 mod layout;
+mod ops;
+pub mod rng;
 pub mod storage;
 mod tensor;
 
@@ -14,4 +17,5 @@ pub use device::Device;
 pub use dtype::{DType, Element, Float};
 pub use error::{Error, Result};
 pub use layout::{Dims, Layout};
+pub use rng::Stream;
 pub use tensor::Tensor;

@@ -1,5 +1,6 @@
 //! The n-dimensional array.
 
+use crate::layout::numel;
 use crate::storage::{CpuBuffer, Storage};
 use crate::{DType, Device, Element, Error, Layout, Result, with_element};
 use std::fmt;
@@ -28,7 +29,7 @@ pub struct Tensor {
 impl Tensor {
     /// A tensor with unspecified (but initialised) elements, for an operation that writes them all.
     pub fn empty(dims: &[usize], dtype: DType, device: &Device) -> Result<Self> {
-        let bytes = dims.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d));
+        let bytes = numel(dims).and_then(|n| n.checked_mul(dtype.size()));
         let bytes = bytes.ok_or_else(|| Error::shape("empty", format!("dims {dims:?} overflow")))?;
         let storage = match device {
             Device::Cpu => Storage::Cpu(CpuBuffer::new(bytes)?),
@@ -58,7 +59,7 @@ impl Tensor {
 
     /// Copies a row-major slice.
     pub fn from_slice<T: Element>(data: &[T], dims: &[usize], device: &Device) -> Result<Self> {
-        if dims.iter().product::<usize>() != data.len() {
+        if numel(dims) != Some(data.len()) {
             return Err(Error::shape("from_slice", format!("{} elements for dims {dims:?}", data.len())));
         }
         let mut out = Self::empty(dims, T::DTYPE, device)?;
@@ -172,15 +173,20 @@ impl Tensor {
     /// # Errors
     /// If `T` is not the element type, the view is not contiguous, or another tensor shares the memory.
     pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T]> {
-        self.expect::<T>("as_mut_slice")?;
+        self.writable("as_mut_slice")
+    }
+
+    /// [`Tensor::as_mut_slice`] for `op`, which its errors name.
+    pub(crate) fn writable<T: Element>(&mut self, op: &'static str) -> Result<&mut [T]> {
+        self.expect::<T>(op)?;
         if !self.is_contiguous() {
-            return Err(self.not_contiguous("as_mut_slice"));
+            return Err(self.not_contiguous(op));
         }
         let (offset, numel) = (self.layout.offset(), self.numel());
-        let region = Arc::get_mut(&mut self.region).ok_or(Error::Shared { op: "as_mut_slice" })?;
+        let region = Arc::get_mut(&mut self.region).ok_or(Error::Shared { op })?;
         let buffer = region.storage.cpu();
         if !buffer.is_writable() {
-            return Err(Error::Shared { op: "as_mut_slice" });
+            return Err(Error::Shared { op });
         }
         // SAFETY: as in `region_slice`, and this is the only reference to a region that no other overlaps.
         let all = unsafe {
@@ -283,7 +289,7 @@ impl Tensor {
         }
         with_element!(self.dtype, T => {
             let from = source.as_strided::<T>()?;
-            crate::cpu::copy::strided(from, &source.layout, self.as_mut_slice::<T>()?);
+            crate::cpu::copy::strided(from, &source.layout, self.writable::<T>("copy_from")?);
         });
         Ok(())
     }
@@ -296,9 +302,7 @@ impl Tensor {
         let from = self.contiguous()?;
         let mut out = Self::empty(self.dims(), dtype, &self.device())?;
         with_element!(self.dtype, S => with_element!(dtype, D => {
-            for (d, s) in out.as_mut_slice::<D>()?.iter_mut().zip(from.as_slice::<S>()?) {
-                *d = D::from_f64(s.to_f64());
-            }
+            crate::cpu::convert::convert(from.as_slice::<S>()?, out.as_mut_slice::<D>()?);
         }));
         Ok(out)
     }

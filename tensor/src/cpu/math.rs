@@ -28,6 +28,42 @@ pub fn exp(x: f32) -> f32 {
     y * scale(half) * scale(n - half)
 }
 
+/// Natural logarithm within 2 ulp; negative infinity at ±0, NaN below.
+#[inline(always)]
+pub fn ln(x: f32) -> f32 {
+    // Subnormal numbers are scaled up first.
+    const TWO_23: f32 = 8_388_608.0;
+    let small = x < f32::MIN_POSITIVE;
+    let y = ln_normal(if small { x * TWO_23 } else { x }, if small { -23.0 } else { 0.0 });
+    let y = if x == 0.0 { f32::NEG_INFINITY } else { y };
+    let y = if x == f32::INFINITY { x } else { y };
+    // Also false for NaN.
+    if x >= 0.0 { y } else { f32::NAN }
+}
+
+/// ln(x·2^shift) for a positive, normal, finite `x`. Only +, -, × and bit operations: the same bits everywhere.
+#[inline(always)]
+pub(crate) fn ln_normal(x: f32, shift: f32) -> f32 {
+    // x = 2^e·(1 + f) with 1 + f between √½ and √2; ln(1 + f) = f - f²/2 + f³·P(f), P fitted by minimax.
+    const SQRT_HALF_BITS: i32 = 0x3f35_04f3;
+    let bits = x.to_bits() as i32;
+    let e = (bits - SQRT_HALF_BITS) >> 23;
+    let f = f32::from_bits((bits - (e << 23)) as u32) - 1.0;
+    let p = -7.634_438e-2;
+    let p = p * f + 1.276_156_3e-1;
+    let p = p * f - 1.316_019_7e-1;
+    let p = p * f + 1.420_176e-1;
+    let p = p * f - 1.662_335_5e-1;
+    let p = p * f + 2.000_122_7e-1;
+    let p = p * f - 2.500_082_3e-1;
+    let p = p * f + 3.333_333e-1;
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    let e = e as f32 + shift;
+    let s = f * f;
+    (p * s * f + e * LN2_LO - 0.5 * s + f) + e * LN2_HI
+}
+
 /// Hyperbolic tangent, within 3 ulp.
 #[inline(always)]
 pub fn tanh(x: f32) -> f32 {
@@ -65,6 +101,22 @@ mod tests {
         assert_eq!(super::exp(100.0), f32::INFINITY);
         assert!(super::exp(f32::NAN).is_nan());
         assert!((super::exp(-100.0) - 3.783_505_8e-44).abs() < 3e-45);
+    }
+
+    #[test]
+    fn ln_is_accurate() {
+        for (from, to) in [(1e-30, 1e-20), (0.01, 0.99), (1.01, 3.0), (3.0, 1e6), (1e30, 3e38)] {
+            let error = worst(super::ln, f64::ln, from, to);
+            assert!(error < 2.0 * f64::from(f32::EPSILON), "{from}..{to}: {error:e}");
+        }
+        let near_one = worst(super::ln, f64::ln, 0.99, 1.01);
+        assert!(near_one < 2.0 * f64::from(f32::EPSILON), "{near_one:e}");
+        assert_eq!(super::ln(1.0), 0.0);
+        assert_eq!(super::ln(0.0), f32::NEG_INFINITY);
+        assert_eq!(super::ln(-0.0), f32::NEG_INFINITY);
+        assert_eq!(super::ln(f32::INFINITY), f32::INFINITY);
+        assert!(super::ln(-1.0).is_nan() && super::ln(f32::NAN).is_nan());
+        assert!((super::ln(1e-42) - 1e-42f32.log2() * std::f32::consts::LN_2).abs() < 1e-4);
     }
 
     #[test]
