@@ -153,7 +153,8 @@ impl<'m> Tape<'m> {
             if let Some(slot) = y.slot {
                 any = true;
                 let (mut written, sum) = (sums[slot].is_some(), &mut sums[slot]);
-                GradSink { op: "backward", like: &self.slots[slot].like, sum, written: &mut written }.give(dy)?;
+                GradSink { op: "backward", like: &self.slots[slot].like, sum, written: &mut written }
+                    .give(dy)?;
             }
         }
         if !any {

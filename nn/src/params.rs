@@ -172,7 +172,8 @@ impl Params {
             }
             let value = value.to_dtype(DType::F32)?.contiguous()?;
             if let Some(i) = value.as_slice::<f32>()?.iter().position(|x| !x.is_finite()) {
-                let message = format!("tensor {} holds a number that is not finite at element {i}", param.name);
+                let message =
+                    format!("tensor {} holds a number that is not finite at element {i}", param.name);
                 return Err(Error::argument("load", message));
             }
             target.copy_from(&value)?;
@@ -184,10 +185,16 @@ impl Params {
     }
 
     /// Applies the matrices at `ids` to x `[…, K]`: ternary or dense, one op for all.
-    pub fn project<'m>(&'m self, tape: &mut Tape<'m>, x: &Var, ids: &[ParamId]) -> Result<SmallVec<[Var; 4]>> {
+    pub fn project<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        x: &Var,
+        ids: &[ParamId],
+    ) -> Result<SmallVec<[Var; 4]>> {
         let weights: SmallVec<[Var; 4]> = ids.iter().map(|&id| tape.param(&self.get(id).parameter)).collect();
         let inputs: SmallVec<[&Var; 5]> = std::iter::once(x).chain(&weights).collect();
-        let ternary: Option<SmallVec<[&Ternary; 4]>> = ids.iter().map(|&id| self.get(id).ternary.as_ref()).collect();
+        let ternary: Option<SmallVec<[&Ternary; 4]>> =
+            ids.iter().map(|&id| self.get(id).ternary.as_ref()).collect();
         match ternary {
             Some(weights) => tape.apply_n(BitLinear { weights }, &inputs),
             None => tape.apply_n(Linear, &inputs),

@@ -35,7 +35,8 @@ impl RowLoss for Focal {
         let log_q = (z[target] - log_sum).to_f64();
         let (q, rest) = (log_q.exp(), -log_q.exp_m1());
         let discount = rest.powf(self.gamma);
-        let slope = -discount + if self.gamma == 0.0 { 0.0 } else { self.gamma * rest.powf(self.gamma - 1.0) * q * log_q };
+        let slope = -discount
+            + if self.gamma == 0.0 { 0.0 } else { self.gamma * rest.powf(self.gamma - 1.0) * q * log_q };
         let slope = weight * T::from_f64(slope);
         for (dz, &z) in dz.iter_mut().zip(z) {
             *dz -= slope * (z - log_sum).exp();

@@ -1,6 +1,6 @@
 //! Forward Kullback–Leibler divergence (Hinton et al. 2015).
 
-use super::softmax::{log_softmax};
+use super::softmax::log_softmax;
 use super::{RowLoss, RowTarget, Scratch, teacher_logits};
 use serde::{Deserialize, Serialize};
 use tensor::cpu::lanes;

@@ -134,7 +134,9 @@ fn teacher_logits<'a, T>(loss: &'static str, z: &[T], target: RowTarget<'a, T>) 
 fn token<T>(loss: &'static str, z: &[T], target: RowTarget<'_, T>) -> Result<usize> {
     match target {
         RowTarget::Token(id) if id < z.len() => Ok(id),
-        RowTarget::Token(id) => Err(Error::argument(loss, format!("target {id} in a vocabulary of {}", z.len()))),
+        RowTarget::Token(id) => {
+            Err(Error::argument(loss, format!("target {id} in a vocabulary of {}", z.len())))
+        }
         _ => Err(Error::argument(loss, "needs a target token")),
     }
 }

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use smallvec::{SmallVec, smallvec};
 use tensor::cpu::lanes;
 use tensor::cpu::simd::dispatch;
-use tensor::{Error, Float, Result, Tensor, with_float};
+use tensor::{Element, Error, Float, Result, Tensor, with_float};
 
 /// `Σ_a w_a · mean KL(softmax(R_teacher) ‖ softmax(R_student))` over Q, K and V, with relations
 /// `R = A·Aᵀ/√d_r`. The heads of A are laid side by side and cut into `relation_heads` slices of width d_r, so the
@@ -56,7 +56,7 @@ impl Op for RelationKl {
         let scale = with_float!(Self::NAME, dy.dtype(), T => Ok(dy.item::<T>()?.to_f64()))?;
         for (sink, grad) in dx.iter_mut().zip(saved) {
             if let Some(sink) = sink {
-                sink.give(grad.scale(scale)?)?;
+                sink.give(grad.mul_scalar(scale)?)?;
             }
         }
         Ok(())
@@ -69,7 +69,8 @@ impl RelationKl {
         let [b, t, heads, d] = a.dims_n(Self::NAME)?;
         let width = heads * d;
         if self.relation_heads == 0 || !width.is_multiple_of(self.relation_heads) {
-            let message = format!("{} relation heads do not divide {heads} heads of {d}", self.relation_heads);
+            let message =
+                format!("{} relation heads do not divide {heads} heads of {d}", self.relation_heads);
             return Err(Error::shape(Self::NAME, message));
         }
         Ok([b, t, width / self.relation_heads])
@@ -140,7 +141,15 @@ impl RelationKl {
 
 /// `log softmax` over keys of the relations of position `i`.
 #[inline(always)]
-fn relation_row<T: Float>(a: &[T], i: usize, keys: usize, stride: usize, width: usize, root: T, out: &mut Vec<T>) {
+fn relation_row<T: Float>(
+    a: &[T],
+    i: usize,
+    keys: usize,
+    stride: usize,
+    width: usize,
+    root: T,
+    out: &mut Vec<T>,
+) {
     let query = &a[i * stride..][..width];
     out.clear();
     out.extend((0..keys).map(|j| lanes::dot(query, &a[j * stride..][..width]) * root));

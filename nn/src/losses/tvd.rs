@@ -42,7 +42,13 @@ impl RowLoss for Tvd {
         let loss = half * lanes::sum_by(lq.len(), |i| slope[i].abs());
         for slope in slope.iter_mut() {
             let x = *slope;
-            *slope = if x > T::ZERO { half } else if x < T::ZERO { -half } else { T::ZERO };
+            *slope = if x > T::ZERO {
+                half
+            } else if x < T::ZERO {
+                -half
+            } else {
+                T::ZERO
+            };
         }
         add_through_softmax(lq, slope, weight * t, dz);
         Ok(t * t * loss)

@@ -26,9 +26,8 @@ pub(super) struct Context {
 impl SelfAttention {
     pub fn new(config: &ModelConfig, path: &str, specs: &mut Specs) -> Self {
         let (q, kv) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
-        let mut matrix = |name: &str, out, inn| {
-            specs.add(format!("{path}.{name}.weight"), Role::Matrix, &[out, inn])
-        };
+        let mut matrix =
+            |name: &str, out, inn| specs.add(format!("{path}.{name}.weight"), Role::Matrix, &[out, inn]);
         let qkv = [
             matrix("q_proj", q, config.hidden),
             matrix("k_proj", kv, config.hidden),
@@ -51,11 +50,13 @@ impl SelfAttention {
         context: &Context,
         cache: Option<(usize, &mut KvCache)>,
     ) -> Result<(Var, [Var; 3])> {
-        let [b, t, _]: [usize; 3] =
-            x.dims().try_into().map_err(|_| Error::shape("attention", format!("x has dims {:?}", x.dims())))?;
+        let [b, t, _]: [usize; 3] = x
+            .dims()
+            .try_into()
+            .map_err(|_| Error::shape("attention", format!("x has dims {:?}", x.dims())))?;
         let eps = config.norm_eps;
         let projected = params.project(tape, x, &self.qkv)?;
-        let mut heads = |tape: &mut Tape<'m>, x: &Var, n: usize, norm: Option<ParamId>| {
+        let heads = |tape: &mut Tape<'m>, x: &Var, n: usize, norm: Option<ParamId>| {
             let dims = [b, t, n, config.head_dim].into_iter().collect();
             let x = tape.apply(Reshape { dims }, &[x])?;
             let Some(norm) = norm else { return Ok(x) };

@@ -118,7 +118,9 @@ impl ModelConfig {
             ("init_std", self.init_std, self.init_std > 0.0),
         ];
         if let Some((key, value, _)) = numbers.iter().find(|(_, value, ok)| !(*ok && value.is_finite())) {
-            return fail(format!("model.{key} is {value}; it must be a finite number above 0 (caps: 0 for none)"));
+            return fail(format!(
+                "model.{key} is {value}; it must be a finite number above 0 (caps: 0 for none)"
+            ));
         }
         Ok(())
     }

@@ -17,16 +17,23 @@ pub(super) struct Mlp {
 impl Mlp {
     pub fn new(config: &ModelConfig, path: &str, specs: &mut Specs) -> Self {
         let (h, mlp) = (config.hidden, config.mlp);
-        let mut matrix = |name: &str, dims| specs.add(format!("{path}.{name}.weight"), Role::Matrix, dims);
-        let gate_up = [matrix("gate_proj", &[mlp, h]), matrix("up_proj", &[mlp, h])];
-        let down_proj = matrix("down_proj", &[h, mlp]);
+        let mut matrix =
+            |name: &str, dims: [usize; 2]| specs.add(format!("{path}.{name}.weight"), Role::Matrix, &dims);
+        let gate_up = [matrix("gate_proj", [mlp, h]), matrix("up_proj", [mlp, h])];
+        let down_proj = matrix("down_proj", [h, mlp]);
         let sub_norm =
             config.sub_norm.then(|| specs.add(format!("{path}.ffn_sub_norm.weight"), Role::Norm, &[mlp]));
         Mlp { gate_up, down_proj, sub_norm }
     }
 
     /// x `[B, T, H]` to `[B, T, H]`.
-    pub fn forward<'m>(&self, config: &ModelConfig, params: &'m Params, tape: &mut Tape<'m>, x: &Var) -> Result<Var> {
+    pub fn forward<'m>(
+        &self,
+        config: &ModelConfig,
+        params: &'m Params,
+        tape: &mut Tape<'m>,
+        x: &Var,
+    ) -> Result<Var> {
         let projected = params.project(tape, x, &self.gate_up)?;
         let mut y = tape.apply(SwiGlu, &[&projected[0], &projected[1]])?;
         drop(projected);

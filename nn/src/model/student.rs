@@ -8,7 +8,7 @@ use crate::ops::{Embedding, HeadLoss, Reshape, RmsNorm, RopeTables, Teacher, hea
 use crate::params::{Params, Role, Spec, Specs};
 use autograd::{ParamId, Tape, Var};
 use std::sync::Arc;
-use tensor::{DType, Device, Error, Result, Tensor};
+use tensor::{DType, Device, Error, Result, Stream, Tensor};
 
 /// A Llama-like decoder with ternary or dense blocks and a full-precision embedding and head.
 #[derive(Debug)]
@@ -56,12 +56,21 @@ impl Student {
             .map(|i| Block::new(&config, &format!("model.layers.{i}"), &mut specs))
             .collect();
         let norm = specs.add("model.norm.weight".into(), Role::Norm, &[config.hidden]);
-        let lm_head = (!config.tie_embeddings)
-            .then(|| specs.add("lm_head.weight".into(), Role::Embedding, &table));
+        let lm_head =
+            (!config.tie_embeddings).then(|| specs.add("lm_head.weight".into(), Role::Embedding, &table));
         let params = specs.build(config.linear == LinearKind::Ternary, device, init)?;
         let rope =
             RopeTables::new(0..config.max_seq, config.head_dim, config.rope_theta, DType::F32, device)?;
         Ok(Student { config, vocab, params, embed_tokens, blocks, norm, lm_head, rope })
+    }
+
+    /// A model with normal weights of standard deviation `config.init_std`; each parameter has its own random stream.
+    pub fn random(config: ModelConfig, vocab: usize, device: &Device, seed: u64) -> Result<Self> {
+        let std = config.init_std;
+        Self::new(config, vocab, device, |id, spec, value| {
+            let stream = Stream { site: id.0 as u32, ..Stream::new(seed) };
+            value.copy_from(&Tensor::normal(0.0, std, &spec.dims, DType::F32, device, stream)?)
+        })
     }
 
     /// Dimensions and switches.
@@ -160,7 +169,11 @@ impl Student {
     }
 
     /// What this model, as a teacher, says of the positions of `input`.
-    pub fn teach(&self, input: &Input, relations_of: Option<usize>) -> Result<(Teacher, Option<[Tensor; 3]>)> {
+    pub fn teach(
+        &self,
+        input: &Input,
+        relations_of: Option<usize>,
+    ) -> Result<(Teacher, Option<[Tensor; 3]>)> {
         let (hidden, relations) = self.hidden(&mut Tape::inference(), input, false, relations_of)?;
         let teacher = Teacher::Hidden {
             hidden: hidden.detach(),

@@ -9,7 +9,7 @@ use smallvec::smallvec;
 use tensor::cpu::gemm::{MatMut, MatRef};
 use tensor::cpu::lanes;
 use tensor::cpu::simd::dispatch;
-use tensor::{Error, Float, Result, Tensor, with_float};
+use tensor::{Element, Error, Float, Result, Tensor, with_float};
 
 /// `y = softmax(cap·tanh(q·kᵀ/√d / cap) + mask)·v`. Inputs: q `[B, T, Hq, d]`; k, v `[B, S, Hkv, d]`, S ≥ T: the
 /// queries are the last T of S positions. Output `[B, T, Hq, d]`. Query head h reads key head `h / (Hq/Hkv)`.
@@ -165,7 +165,12 @@ fn visible(shape: Shape, first: Option<u32>, i: usize, from: usize, n: usize) ->
 }
 
 /// Key tiles `(from, count)` that queries `i0..i0 + n` see any of.
-fn key_tiles(shape: Shape, first: Option<&[u32]>, i0: usize, n: usize) -> impl Iterator<Item = (usize, usize)> {
+fn key_tiles(
+    shape: Shape,
+    first: Option<&[u32]>,
+    i0: usize,
+    n: usize,
+) -> impl Iterator<Item = (usize, usize)> {
     let low = first.map_or(0, |f| f.iter().copied().min().unwrap_or(0) as usize);
     let high = shape.position(i0 + n - 1) + 1;
     (low / KEYS * KEYS..high).step_by(KEYS).map(move |from| (from, KEYS.min(high - from)))
@@ -261,7 +266,14 @@ impl<T> Shared<T> {
     ///
     /// # Safety
     /// Nobody else uses that head while the view lives.
-    unsafe fn head<'a>(self, shape: Shape, heads: usize, h: usize, from: usize, rows: usize) -> MatMut<'a, T> {
+    unsafe fn head<'a>(
+        self,
+        shape: Shape,
+        heads: usize,
+        h: usize,
+        from: usize,
+        rows: usize,
+    ) -> MatMut<'a, T> {
         // SAFETY: promised by the caller; the rows lie within the sequence.
         unsafe { MatMut::from_raw(self.0.add((from * heads + h) * shape.d), rows, shape.d, heads * shape.d) }
     }
@@ -324,7 +336,8 @@ fn backward_group<T: Float>(
                 T::gemm_block(scale, query, keys.t(), T::ZERO, MatMut::row_major(p, n, count));
                 T::gemm_block(T::ONE, dy, values.t(), T::ZERO, MatMut::row_major(dl, n, count));
                 dispatch(|| {
-                    for (i, (p, dl)) in p.chunks_exact_mut(count).zip(dl.chunks_exact_mut(count)).enumerate() {
+                    for (i, (p, dl)) in p.chunks_exact_mut(count).zip(dl.chunks_exact_mut(count)).enumerate()
+                    {
                         let seen = visible(shape, first.map(|f| f[i]), from + i, key, count);
                         for out in [&mut *p, &mut *dl] {
                             out[..seen.start].fill(T::ZERO);

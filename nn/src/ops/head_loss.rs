@@ -6,9 +6,9 @@ use crate::losses::{Loss, RowLoss, RowTarget, Scratch};
 use autograd::{GradSink, Grads, Op, Outputs};
 use rayon::prelude::*;
 use smallvec::smallvec;
-use tensor::cpu::gemm::{MatMut, MatRef};
+use tensor::cpu::gemm::{MatMut, MatRef, gemm};
 use tensor::cpu::simd::dispatch;
-use tensor::{Error, Float, Result, Tensor, with_float};
+use tensor::{Element, Error, Float, Result, Tensor, with_float};
 
 /// Target of a position that does not count.
 pub const IGNORE: i32 = -100;
@@ -98,12 +98,17 @@ impl Op for HeadLoss {
         })
     }
 
-    fn backward(&self, (dx, de): Self::Saved, mut dy: Grads, sinks: &mut [Option<GradSink<'_>>]) -> Result<()> {
+    fn backward(
+        &self,
+        (dx, de): Self::Saved,
+        mut dy: Grads,
+        sinks: &mut [Option<GradSink<'_>>],
+    ) -> Result<()> {
         let Some(dy) = dy[0].take() else { return Ok(()) };
         let scale = with_float!(Self::NAME, dy.dtype(), T => Ok(dy.item::<T>()?.to_f64()))?;
         for (sink, grad) in sinks.iter_mut().zip([dx, de]) {
             if let Some(sink) = sink {
-                sink.give(if scale == 1.0 { grad } else { grad.scale(scale)? })?;
+                sink.give(if scale == 1.0 { grad } else { grad.mul_scalar(scale)? })?;
             }
         }
         Ok(())
@@ -133,7 +138,13 @@ impl HeadLoss {
             let logits = &mut logits.as_mut_slice::<T>()?[..n * vocab];
             let hidden = &mut hidden.as_mut_slice::<T>()?[..n * h];
             gather(x, h, rows, hidden);
-            T::gemm(T::ONE, MatRef::row_major(hidden, n, h), table.t(), T::ZERO, MatMut::row_major(logits, n, vocab));
+            T::gemm(
+                T::ONE,
+                MatRef::row_major(hidden, n, h),
+                table.t(),
+                T::ZERO,
+                MatMut::row_major(logits, n, vocab),
+            );
             if let Some(teacher) = &mut teacher {
                 teacher.load(rows)?;
             }
@@ -154,7 +165,13 @@ impl HeadLoss {
                 let dz = MatRef::row_major(&*logits, n, vocab);
                 let beta = if index == 0 { T::ZERO } else { T::ONE };
                 let (used, rest) = de.as_mut_slice::<T>()?.split_at_mut(vocab * h);
-                T::gemm(T::ONE, dz.t(), MatRef::row_major(&*hidden, n, h), beta, MatMut::row_major(used, vocab, h));
+                T::gemm(
+                    T::ONE,
+                    dz.t(),
+                    MatRef::row_major(&*hidden, n, h),
+                    beta,
+                    MatMut::row_major(used, vocab, h),
+                );
                 rest.fill(T::ZERO);
                 T::gemm(T::ONE, dz, table, T::ZERO, MatMut::row_major(hidden, n, h));
                 let dx = dx.as_mut_slice::<T>()?;
@@ -298,7 +315,7 @@ pub fn head_logits(x: &Tensor, table: &Tensor, softcap: f64, vocab: usize) -> Re
     super::linear::weight_dims("head_logits", &x, &table)?;
     let mut logits = Tensor::empty(&[n, vocab], x.dtype(), &x.device())?;
     with_float!("head_logits", x.dtype(), T => {
-        T::gemm(T::ONE, rows_of::<T>(&x)?, rows_of::<T>(&table)?.t(), T::ZERO, rows_of_mut::<T>(&mut logits)?);
+        gemm::<T>(T::ONE, rows_of::<T>(&x)?, rows_of::<T>(&table)?.t(), T::ZERO, rows_of_mut::<T>(&mut logits)?);
         if softcap > 0.0 {
             let cap = T::from_f64(softcap);
             logits.as_mut_slice::<T>()?.par_chunks_mut(vocab).for_each(|row| dispatch(|| {

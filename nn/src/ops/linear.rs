@@ -2,8 +2,8 @@
 
 use super::with_last;
 use autograd::{GradSink, Grads, Op, Outputs};
-use tensor::cpu::gemm::{MatMut, MatRef};
-use tensor::{Error, Float, Result, Tensor, with_float};
+use tensor::cpu::gemm::{MatMut, MatRef, gemm};
+use tensor::{Element, Error, Float, Result, Tensor, with_float};
 
 /// `yᵢ = x·Wᵢᵀ` for one to four weights over the same input (q, k and v; gate and up). Inputs: x `[…, K]`, then each
 /// W `[N, K]`; an output `[…, N]` a weight. No bias.
@@ -45,7 +45,7 @@ impl Op for Linear {
             let [n, _] = weight_dims(Self::NAME, x, w)?;
             let mut y = Tensor::empty(&with_last(x, n), x.dtype(), &x.device())?;
             with_float!(Self::NAME, x.dtype(), T => {
-                T::gemm(T::ONE, rows_of::<T>(x)?, rows_of::<T>(w)?.t(), T::ZERO, rows_of_mut::<T>(&mut y)?);
+                gemm::<T>(T::ONE, rows_of::<T>(x)?, rows_of::<T>(w)?.t(), T::ZERO, rows_of_mut::<T>(&mut y)?);
                 Ok(())
             })?;
             outputs.push(y);
@@ -63,13 +63,13 @@ impl Op for Linear {
             with_float!(Self::NAME, x.dtype(), T => {
                 if let Some(sink) = &mut dx[0] {
                     sink.accumulate(|dx, beta| {
-                        T::gemm(T::ONE, rows_of::<T>(&dy)?, rows_of::<T>(w)?, T::from_f64(beta), rows_of_mut::<T>(dx)?);
+                        gemm::<T>(T::ONE, rows_of::<T>(&dy)?, rows_of::<T>(w)?, T::from_f64(beta), rows_of_mut::<T>(dx)?);
                         Ok(())
                     })?;
                 }
                 if let Some(sink) = dw {
                     sink.accumulate(|dw, beta| {
-                        T::gemm(T::ONE, rows_of::<T>(&dy)?.t(), rows_of::<T>(x)?, T::from_f64(beta), rows_of_mut::<T>(dw)?);
+                        gemm::<T>(T::ONE, rows_of::<T>(&dy)?.t(), rows_of::<T>(x)?, T::from_f64(beta), rows_of_mut::<T>(dw)?);
                         Ok(())
                     })?;
                 }

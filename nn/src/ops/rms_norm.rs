@@ -7,7 +7,7 @@ use smallvec::smallvec;
 use tensor::cpu::lanes;
 use tensor::cpu::parallel::rows_per_task;
 use tensor::cpu::simd::dispatch;
-use tensor::{Float, Result, Tensor, with_float};
+use tensor::{Element, Float, Result, Tensor, with_float};
 
 /// `y = x / sqrt(mean(x²) + eps) · w` over the last axis. Inputs: x `[…, H]`, w `[H]`.
 #[derive(Clone, Copy, Debug)]

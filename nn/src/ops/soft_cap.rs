@@ -2,7 +2,7 @@
 
 use autograd::{Outputs, SimpleOp};
 use smallvec::smallvec;
-use tensor::{Float, Result, Tensor, with_float};
+use tensor::{Element, Float, Result, Tensor, with_float};
 
 /// `y = cap · tanh(x / cap)`, any shape.
 #[derive(Clone, Copy, Debug)]

@@ -39,7 +39,12 @@ impl Op for SwiGlu {
         Ok((smallvec![y], keep.then_some((gate, up))))
     }
 
-    fn backward(&self, (gate, up): Self::Saved, mut dy: Grads, sinks: &mut [Option<GradSink<'_>>]) -> Result<()> {
+    fn backward(
+        &self,
+        (gate, up): Self::Saved,
+        mut dy: Grads,
+        sinks: &mut [Option<GradSink<'_>>],
+    ) -> Result<()> {
         let Some(dy) = dy.pop().flatten() else { return Ok(()) };
         let dy = dy.contiguous()?;
         let mut dgate = Tensor::empty(gate.dims(), gate.dtype(), &gate.device())?;

@@ -51,5 +51,10 @@ pub fn sum_by<T: Float>(n: usize, f: impl Fn(usize) -> T) -> T {
 /// Largest element; negative infinity for none. NaN is passed over.
 #[inline(always)]
 pub fn max<T: Float>(x: &[T]) -> T {
-    fold(x.len(), T::NEG_INFINITY, |best, i| if x[i] > best { x[i] } else { best }, |a, b| if b > a { b } else { a })
+    fold(
+        x.len(),
+        T::NEG_INFINITY,
+        |best, i| if x[i] > best { x[i] } else { best },
+        |a, b| if b > a { b } else { a },
+    )
 }

@@ -1,0 +1,15 @@
+//! Optimizers, their schedule, and gradient clipping.
+
+mod adamw;
+mod clip;
+mod muon;
+mod newton_schulz;
+mod optimizer;
+mod schedule;
+
+pub use adamw::{AdamW, AdamWState};
+pub use clip::{GradNorm, grad_norm};
+pub use muon::{Muon, MuonState};
+pub use newton_schulz::newton_schulz;
+pub use optimizer::{MatrixOptimizer, Optimizer, OptimizerConfig};
+pub use schedule::{Decay, Schedule};
