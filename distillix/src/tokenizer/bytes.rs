@@ -18,12 +18,10 @@ impl ByteTable {
             let token = inner.id_to_token(id).unwrap_or_default();
             match decoder {
                 _ if added.contains_key(&id) => bytes.extend_from_slice(token.as_bytes()),
-                Decoder::ByteLevel => {
-                    match token.chars().map(|c| byte_of(c)).collect::<Option<Vec<u8>>>() {
-                        Some(exact) => bytes.extend(exact),
-                        None => bytes.extend_from_slice(token.as_bytes()),
-                    }
-                }
+                Decoder::ByteLevel => match token.chars().map(|c| byte_of(c)).collect::<Option<Vec<u8>>>() {
+                    Some(exact) => bytes.extend(exact),
+                    None => bytes.extend_from_slice(token.as_bytes()),
+                },
                 Decoder::Marked { byte_fallback } => match byte_token(&token) {
                     Some(byte) if byte_fallback => bytes.push(byte),
                     _ => bytes.extend_from_slice(token.replace(SPACE_MARK, " ").as_bytes()),
@@ -73,7 +71,8 @@ mod tests {
     #[test]
     fn gpt2_alphabet() {
         let byte_of = byte_level_alphabet();
-        for (c, byte) in [('A', b'A'), ('Ġ', b' '), ('Ċ', b'\n'), ('ĉ', b'\t'), ('ł', 0xA0), ('Ń', 0xAD)] {
+        for (c, byte) in [('A', b'A'), ('Ġ', b' '), ('Ċ', b'\n'), ('ĉ', b'\t'), ('ł', 0xA0), ('Ń', 0xAD)]
+        {
             assert_eq!(byte_of(c), Some(byte), "{c}");
         }
         assert_eq!(byte_of(' '), None);

@@ -68,7 +68,11 @@ impl Vocabulary {
     pub(super) fn read(json: &Value) -> Result<Self> {
         let mut ids = HashMap::new();
         let id = |value: &Value| {
-            value.as_u64().and_then(|id| u32::try_from(id).ok()).filter(|id| *id < 1 << 24).context("an id of the vocabulary is no number below 2^24")
+            value
+                .as_u64()
+                .and_then(|id| u32::try_from(id).ok())
+                .filter(|id| *id < 1 << 24)
+                .context("an id of the vocabulary is no number below 2^24")
         };
         match &json["model"]["vocab"] {
             Value::Object(map) => {

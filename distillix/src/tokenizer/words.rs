@@ -123,11 +123,8 @@ impl Memory {
 
 impl Joins {
     fn new<'a>(tokens: impl Iterator<Item = &'a String>, spaces_are_marked: bool) -> Self {
-        let mut joins = Self {
-            pair: Box::new([[false; 128]; 128]),
-            before_any: [false; 128],
-            after_any: [false; 128],
-        };
+        let mut joins =
+            Self { pair: Box::new([[false; 128]; 128]), before_any: [false; 128], after_any: [false; 128] };
         for token in tokens.filter(|token| byte_token(token).is_none()) {
             let characters = token.chars().map(|c| match c {
                 SPACE_MARK if spaces_are_marked => ' ',
