@@ -1,1 +1,4 @@
 //! The application.
+
+pub mod smelter;
+pub mod tokenizer;

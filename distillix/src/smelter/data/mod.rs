@@ -1,0 +1,3 @@
+//! Sources of training text.
+
+pub mod builtin;

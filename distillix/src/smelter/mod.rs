@@ -1,0 +1,3 @@
+//! The trainer and what feeds it.
+
+pub mod data;

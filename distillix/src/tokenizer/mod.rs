@@ -1,0 +1,3 @@
+//! Tokenizers: training, and later loading and encoding.
+
+pub mod train;
