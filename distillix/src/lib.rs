@@ -1,3 +1,4 @@
 //! The application.
+
 pub mod smelter;
 pub mod tokenizer;
