@@ -1,0 +1,121 @@
+//! Whether the ternary weights are well: how they are spread, and how many flip.
+
+use super::config::HealthConfig;
+use nn::params::Params;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+
+/// The weights of one matrix.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LayerHealth {
+    /// Path of the weight.
+    pub layer: String,
+    /// Share of -1, of 0 and of +1.
+    pub shares: [f64; 3],
+    /// Scale of the codes.
+    pub gamma: f32,
+    /// Share of the codes that the last update changed.
+    pub flips: f64,
+}
+
+/// The state of every ternary matrix of a model.
+pub fn layers(params: &Params) -> Vec<LayerHealth> {
+    let health = |param: &nn::params::Param| {
+        let ternary = param.ternary.as_ref()?;
+        let stats = ternary.stats();
+        let total = stats.counts.iter().sum::<usize>().max(1) as f64;
+        Some(LayerHealth {
+            layer: param.name.clone(),
+            shares: stats.counts.map(|n| n as f64 / total),
+            gamma: ternary.gamma(),
+            flips: stats.flips as f64 / total,
+        })
+    };
+    params.iter().filter_map(health).collect()
+}
+
+/// Finds layers outside the bounds, and tells of each once until it is well again.
+#[derive(Debug)]
+pub struct Watch {
+    bounds: HealthConfig,
+    warmup: u64,
+    told: HashSet<(String, &'static str)>,
+}
+
+impl Watch {
+    /// Watches with `bounds`; flips count from step `warmup` on.
+    pub fn new(bounds: HealthConfig, warmup: u64) -> Self {
+        Watch { bounds, warmup, told: HashSet::new() }
+    }
+
+    /// Warnings about what went wrong since the last call, in words.
+    pub fn check(&mut self, step: u64, layers: &[LayerHealth]) -> Vec<String> {
+        let mut warnings = Vec::new();
+        for LayerHealth { layer, shares, gamma, flips } in layers {
+            let bounds = &self.bounds;
+            let zero = shares[1];
+            let percent = |x: f64| format!("{:.1}%", 100.0 * x);
+            let findings = [
+                ("many zeros", zero > bounds.max_zero_share, {
+                    let limit = percent(bounds.max_zero_share);
+                    format!("{} of the weights are 0 (limit {limit}): the layer is dying out", percent(zero))
+                }),
+                ("few zeros", zero < bounds.min_zero_share, {
+                    let limit = percent(bounds.min_zero_share);
+                    format!("only {} of the weights are 0 (limit {limit}): it has become binary", percent(zero))
+                }),
+                ("flips", step > self.warmup && *flips > bounds.max_flip_share, {
+                    let limit = percent(bounds.max_flip_share);
+                    format!(
+                        "{} of the weights flipped in one step (limit {limit}): lower training.muon_lr, and keep \
+                         training.muon_weight_decay at 0",
+                        percent(*flips)
+                    )
+                }),
+                ("gamma", f64::from(*gamma) < bounds.min_gamma, {
+                    format!(
+                        "the scale has shrunk to {gamma:.1e} (limit {:.1e}): keep training.muon_weight_decay at 0",
+                        bounds.min_gamma
+                    )
+                }),
+            ];
+            for (kind, found, words) in findings {
+                let key = (layer.clone(), kind);
+                if !found {
+                    self.told.remove(&key);
+                } else if self.told.insert(key) {
+                    warnings.push(format!("step {step}: {layer}: {words}"));
+                }
+            }
+        }
+        warnings
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(zero: f64, gamma: f32, flips: f64) -> Vec<LayerHealth> {
+        let side = (1.0 - zero) / 2.0;
+        vec![LayerHealth { layer: "q".into(), shares: [side, zero, side], gamma, flips }]
+    }
+
+    #[test]
+    fn each_finding_is_told_once_until_it_is_well_again() {
+        let mut watch = Watch::new(HealthConfig::default(), 10);
+        assert!(watch.check(20, &layer(0.3, 0.01, 0.01)).is_empty());
+        assert_eq!(watch.check(21, &layer(0.95, 0.01, 0.01)).len(), 1);
+        assert!(watch.check(22, &layer(0.95, 0.01, 0.01)).is_empty());
+        assert!(watch.check(23, &layer(0.3, 0.01, 0.01)).is_empty());
+        assert!(watch.check(24, &layer(0.95, 0.01, 0.01))[0].contains("step 24: q: 95.0%"));
+        assert_eq!(watch.check(25, &layer(0.01, 1e-6, 0.2)).len(), 3);
+    }
+
+    #[test]
+    fn flips_count_after_warmup_only() {
+        let mut watch = Watch::new(HealthConfig::default(), 10);
+        assert!(watch.check(10, &layer(0.3, 0.01, 0.5)).is_empty());
+        assert!(watch.check(11, &layer(0.3, 0.01, 0.5))[0].contains("50.0% of the weights flipped"));
+    }
+}

@@ -1,0 +1,101 @@
+//! The folder of a run: what lies where, and who may write.
+
+use super::config::Config;
+use anyhow::{Context, Result, bail};
+use std::fs::{File, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// A run's folder, locked for this process until it is dropped.
+#[derive(Debug)]
+pub struct RunFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunFolder {
+    /// Creates the folder if need be, and locks it.
+    ///
+    /// # Errors
+    /// If another process trains in it, or it cannot be written.
+    pub fn lock(path: &Path) -> Result<Self> {
+        std::fs::create_dir_all(path).with_context(|| format!("cannot create the folder {}", path.display()))?;
+        let lock_path = path.join(".lock");
+        let lock = File::create(&lock_path).with_context(|| format!("cannot write {}", lock_path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(RunFolder { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => {
+                bail!("another process is training in {}: wait for it, or choose another --out", path.display())
+            }
+            Err(TryLockError::Error(error)) => {
+                Err(error).with_context(|| format!("cannot lock {}", lock_path.display()))
+            }
+        }
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The config, with every key.
+    pub fn config(&self) -> PathBuf {
+        self.path.join("config.json")
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> PathBuf {
+        self.path.join("tokenizer.json")
+    }
+
+    /// The template that renders conversations.
+    pub fn chat_template(&self) -> PathBuf {
+        self.path.join("chat_template.jinja")
+    }
+
+    /// The newest weights.
+    pub fn model(&self) -> PathBuf {
+        self.path.join("model.safetensors")
+    }
+
+    /// One JSON line every few steps.
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// One folder a checkpoint.
+    pub fn checkpoints(&self) -> PathBuf {
+        self.path.join("checkpoints")
+    }
+
+    /// The config of a run that has begun here.
+    pub fn saved_config(&self) -> Result<Option<Config>> {
+        let path = self.config();
+        if !path.exists() {
+            return Ok(None);
+        }
+        Ok(Some(Config::default().with_file(&path)?))
+    }
+}
+
+/// Writes a file aside, flushes it to the disk and renames it, so that `path` holds the old or the new content.
+pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
+    let partial = path.with_extension("partial");
+    let write = || {
+        let mut file = File::create(&partial)?;
+        file.write_all(content)?;
+        file.sync_all()?;
+        std::fs::rename(&partial, path)?;
+        sync_folder(path.parent().unwrap_or(Path::new(".")))
+    };
+    let done: std::io::Result<()> = write();
+    if done.is_err() {
+        let _ = std::fs::remove_file(&partial);
+    }
+    done.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Makes renames within a folder last.
+pub fn sync_folder(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
+}
