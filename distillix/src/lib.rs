@@ -1,1 +1,3 @@
 //! The application.
+pub mod smelter;
+pub mod tokenizer;

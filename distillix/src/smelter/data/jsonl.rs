@@ -1,0 +1,122 @@
+//! JSONL: one document a line, plain or compressed.
+
+use super::document::Document;
+use super::template::{Message, Piece, Template};
+use crate::tokenizer::Tokenizer;
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde::Deserialize;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+/// What a line may say. Other keys (where a line comes from, its licence, …) are left alone.
+#[derive(Deserialize)]
+struct Line {
+    text: Option<String>,
+    messages: Option<Vec<Message>>,
+    prompt: Option<String>,
+    response: Option<String>,
+    /// Ranges of characters of `text` that make good middles.
+    #[serde(default)]
+    fim_spans: Vec<(usize, usize)>,
+}
+
+/// The JSONL files of a source: `path` itself, or those in that folder, by name.
+///
+/// # Errors
+/// When the folder cannot be read or has none.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_path_buf()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
+        let path = entry?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if [".jsonl", ".jsonl.gz", ".jsonl.zst"].iter().any(|end| name.ends_with(end)) && path.is_file() {
+            files.push(path);
+        }
+    }
+    ensure!(!files.is_empty(), "{} has no .jsonl, .jsonl.gz or .jsonl.zst file", path.display());
+    files.sort();
+    Ok(files)
+}
+
+/// Opens a file, decompressing what ends in `.gz` or `.zst`.
+///
+/// # Errors
+/// When it cannot be opened or its header is not what its name says.
+pub fn open(path: &Path) -> Result<Box<dyn BufRead>> {
+    let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let buffered = BufReader::with_capacity(1 << 18, file);
+    let reader: Box<dyn Read> = match path.extension().and_then(|end| end.to_str()) {
+        Some("gz") => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
+        Some("zst") => Box::new(
+            ruzstd::decoding::StreamingDecoder::new(buffered)
+                .map_err(|error| anyhow!("{} is not zstd: {error}", path.display()))?,
+        ),
+        _ => return Ok(Box::new(buffered)),
+    };
+    Ok(Box::new(BufReader::with_capacity(1 << 18, reader)))
+}
+
+/// Reads one line into a document.
+///
+/// # Errors
+/// When it is not UTF-8, not JSON, or has no or several forms. The caller adds file and line number.
+pub fn parse(line: &[u8], template: &Template, tokenizer: &Tokenizer) -> Result<Document> {
+    let text = std::str::from_utf8(line)
+        .map_err(|error| anyhow!("it is not valid UTF-8 at byte {}", error.valid_up_to() + 1))?;
+    let line: Line = serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| {
+        let what = error.to_string();
+        let what = what.split(" at line ").next().unwrap_or(&what);
+        if error.is_data() {
+            anyhow!("{what} (column {})", error.column())
+        } else {
+            anyhow!("it is not JSON: {what} (column {})", error.column())
+        }
+    })?;
+    let pieces = match line {
+        Line { text: Some(text), messages: None, prompt: None, response: None, fim_spans } => {
+            let fim_spans = byte_spans(&text, &fim_spans)?;
+            return Ok(Document::Plain { text, fim_spans });
+        }
+        Line { text: None, messages: Some(messages), prompt: None, response: None, .. } => {
+            ensure!(
+                messages.iter().any(|message| message.role == "assistant"),
+                "`messages` has no message of role \"assistant\", so there is nothing to train on"
+            );
+            template.render(tokenizer, &messages, false)?
+        }
+        Line { text: None, messages: None, prompt: Some(prompt), response: Some(response), .. } => {
+            let message = |role: &str, content| Message { role: role.to_owned(), content };
+            template.render(tokenizer, &[message("user", prompt), message("assistant", response)], false)?
+        }
+        _ => bail!("it needs either `text`, or `messages`, or `prompt` and `response`"),
+    };
+    Ok(Document::Answered(pieces))
+}
+
+/// A document of a prompt and a response, one after the other with no template between.
+pub fn answered(prompt: String, response: String) -> Document {
+    Document::Answered(vec![Piece::Text(prompt, false), Piece::Text(response, true)])
+}
+
+/// Turns ranges of characters into ranges of bytes.
+fn byte_spans(text: &str, spans: &[(usize, usize)]) -> Result<Vec<(usize, usize)>> {
+    if spans.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut offsets: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+    offsets.push(text.len());
+    spans
+        .iter()
+        .map(|&(start, end)| match (offsets.get(start), offsets.get(end)) {
+            (Some(a), Some(b)) if a < b => Ok((*a, *b)),
+            _ => bail!(
+                "fim_spans has [{start}, {end}], which is no range within the {} characters of `text`",
+                offsets.len() - 1
+            ),
+        })
+        .collect()
+}

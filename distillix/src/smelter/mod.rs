@@ -1,0 +1,3 @@
+//! The smelter trains a student: data, trainer, checkpoints, health and metrics.
+
+pub mod data;
