@@ -1,3 +1,5 @@
 //! The application.
+
+pub mod bench;
 pub mod smelter;
 pub mod tokenizer;

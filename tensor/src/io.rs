@@ -84,7 +84,7 @@ impl SafeTensors {
             format_error(&self.path, format!("the type of tensor {name:?} is not supported"))
         })?;
         let bytes = &self.map[info.range.clone()];
-        if bytes.as_ptr().addr() % dtype.size() == 0 {
+        if bytes.as_ptr().addr().is_multiple_of(dtype.size()) {
             let storage = Storage::Cpu(CpuBuffer::mapped(&self.map, info.range.clone()));
             return Ok(Tensor::from_storage(storage, &info.dims, dtype));
         }
@@ -112,22 +112,13 @@ fn parse(file: &[u8]) -> Result<Header, String> {
     unique_names(&file[8..start])?;
     let mut tensors: Vec<TensorInfo> = Vec::new();
     for (name, info) in header.tensors() {
-        let (from, to) = info.data_offsets;
-        // The crate adds offsets without looking for overflow.
-        let range = start.checked_add(from).zip(start.checked_add(to)).filter(|&(_, to)| to <= file.len());
-        let Some((from, to)) = range else {
-            return Err(format!("tensor {name:?} lies outside the file"));
-        };
+        // Checked already: the offsets follow each other without gaps and the last is where the file ends.
+        let range = start + info.data_offsets.0..start + info.data_offsets.1;
         // A zero elsewhere can hide a product that overflows.
-        if crate::layout::numel(&info.shape.iter().map(|&d| d.max(1)).collect::<Vec<_>>()).is_none() {
+        if info.shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d.max(1))).is_none() {
             return Err(format!("the shape {:?} of tensor {name:?} overflows", info.shape));
         }
-        tensors.push(TensorInfo {
-            name,
-            dims: info.shape.clone(),
-            dtype: dtype(info.dtype),
-            range: from..to,
-        });
+        tensors.push(TensorInfo { name, dims: info.shape.clone(), dtype: dtype(info.dtype), range });
     }
     tensors.sort_by(|a, b| (a.range.start, a.range.end, &a.name).cmp(&(b.range.start, b.range.end, &b.name)));
     let metadata = header.metadata().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();

@@ -40,7 +40,7 @@ impl Tensor {
     /// `storage` must hold exactly the elements of `dims`.
     pub(crate) fn from_storage(storage: Storage, dims: &[usize], dtype: DType) -> Self {
         let len = storage.cpu().len();
-        debug_assert_eq!(len, dims.iter().product::<usize>() * dtype.size());
+        debug_assert_eq!(Some(len), numel(dims).map(|n| n * dtype.size()));
         let region = Arc::new(Region { storage: Arc::new(storage), start: 0, len });
         Tensor { region, layout: Layout::contiguous(dims), dtype }
     }
@@ -313,9 +313,9 @@ impl Tensor {
     /// # Errors
     /// If the memory is shared or not contiguous, or the dimensions do not fill it exactly.
     pub fn partition(self, parts: &[&[usize]]) -> Result<Vec<Tensor>> {
-        let total: usize = parts.iter().map(|dims| dims.iter().product::<usize>()).sum();
-        if total != self.numel() {
-            let message = format!("{total} elements for a tensor with dims {:?}", self.dims());
+        let total = parts.iter().try_fold(0usize, |n, dims| n.checked_add(numel(dims)?));
+        if total != Some(self.numel()) {
+            let message = format!("parts {parts:?} do not fill a tensor with dims {:?}", self.dims());
             return Err(Error::shape("partition", message));
         }
         if !self.is_contiguous() {
@@ -326,7 +326,7 @@ impl Tensor {
         let region = Arc::try_unwrap(self.region).map_err(|_| Error::Shared { op: "partition" })?;
         let mut out = Vec::with_capacity(parts.len());
         for dims in parts {
-            let len = dims.iter().product::<usize>() * size;
+            let len = numel(dims).unwrap_or_default() * size;
             let region = Arc::new(Region { storage: Arc::clone(&region.storage), start, len });
             out.push(Tensor { region, layout: Layout::contiguous(dims), dtype: self.dtype });
             start += len;

@@ -14,6 +14,7 @@ mod bytes;
 mod parts;
 mod special;
 mod stream;
+pub mod train;
 mod words;
 
 pub use special::{FimTokens, Segment};

@@ -47,8 +47,8 @@ pub(crate) fn ln_normal(x: f32, shift: f32) -> f32 {
     // x = 2^e·(1 + f) with 1 + f between √½ and √2; ln(1 + f) = f - f²/2 + f³·P(f), P fitted by minimax.
     const SQRT_HALF_BITS: i32 = 0x3f35_04f3;
     let bits = x.to_bits() as i32;
-    let e = (bits - SQRT_HALF_BITS) >> 23;
-    let f = f32::from_bits((bits - (e << 23)) as u32) - 1.0;
+    let e = bits.wrapping_sub(SQRT_HALF_BITS) >> 23;
+    let f = f32::from_bits(bits.wrapping_sub(e << 23) as u32) - 1.0;
     let p = -7.634_438e-2;
     let p = p * f + 1.276_156_3e-1;
     let p = p * f - 1.316_019_7e-1;

@@ -13,6 +13,7 @@
 //! * The rows of a step are a function of seed and step alone, each source having its weight's share of them.
 
 mod batch;
+pub mod builtin;
 mod cache;
 mod code;
 mod config;
