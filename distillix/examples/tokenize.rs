@@ -3,20 +3,11 @@
 //! `cargo run --release -p distillix --example tokenize -- TOKENIZER.json CACHE SOURCE…`
 
 use anyhow::{Result, bail};
-use distillix::smelter::data::{DataConfig, Dataset, Example, ExampleGenerator, SourceConfig, Split};
+use distillix::smelter::data::{DataConfig, Dataset, SourceConfig};
 use distillix::tokenizer::Tokenizer;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-
-/// No source here is built in.
-struct Nothing;
-
-impl ExampleGenerator for Nothing {
-    fn example(&self, _: Split, _: u64, _: u64) -> Example {
-        Example { prompt: String::new(), response: String::new() }
-    }
-}
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -32,8 +23,7 @@ fn main() -> Result<()> {
         cache_dir: Some(cache.into()),
         ..DataConfig::default()
     };
-    let builtin: Arc<dyn ExampleGenerator> = Arc::new(Nothing);
-    let data = Dataset::open(&config, tokenizer.clone(), 2048, 0, &builtin, &|progress| {
+    let data = Dataset::open(&config, tokenizer.clone(), 2048, 0, None, &|progress| {
         let percent = 100.0 * progress.done as f64 / progress.total.max(1) as f64;
         eprintln!("{}: {percent:.0}% after {:.1} s", progress.source, start.elapsed().as_secs_f64());
     })?;

@@ -1,2 +1,7 @@
 //! The `distillix` program.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    distillix::cli::main()
+}

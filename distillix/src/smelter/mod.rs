@@ -1,3 +1,4 @@
 //! The smelter trains a student: data, trainer, checkpoints, health and metrics.
 
+pub mod config;
 pub mod data;

@@ -125,6 +125,18 @@ impl ModelConfig {
         Ok(())
     }
 
+    /// Number of trained elements.
+    pub fn parameters(&self) -> usize {
+        let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let matrices = self.hidden * (2 * q + 2 * kv) + 3 * self.hidden * self.mlp;
+        let head_norms = if self.qk_norm { 2 * self.head_dim } else { 0 };
+        let sub_norms = if self.sub_norm { q + self.mlp } else { 0 };
+        let tables = if self.tie_embeddings { 1 } else { 2 };
+        self.layers * (matrices + 2 * self.hidden + head_norms + sub_norms)
+            + self.hidden
+            + tables * self.vocab_size * self.hidden
+    }
+
     /// Multiply–adds of one token's matrix products in a forward pass, head included, attention scores not.
     pub fn products_per_token(&self) -> usize {
         let (q, kv) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);

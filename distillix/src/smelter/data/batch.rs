@@ -90,7 +90,7 @@ pub(super) enum Rows {
     /// Rows of a shard.
     Stored { shard: Shard, train: Plan, validation: Plan },
     /// Rows made when they are asked for, without end.
-    Generated { generator: Arc<dyn ExampleGenerator>, seed: u64, validation_rows: u64 },
+    Generated { generator: Arc<dyn ExampleGenerator>, validation_rows: u64 },
 }
 
 /// A row of generated examples is full when this many in a row did not fit.
@@ -137,13 +137,13 @@ impl Rows {
                 }
                 batch.pad(alphabet, chunks.len(), at);
             }
-            Self::Generated { generator, seed, .. } => {
+            Self::Generated { generator, .. } => {
                 let cols = batch.cols;
                 let (mut used, mut docs, mut misfits) = (0, 0, 0);
                 // No two rows share an index: a row cannot hold more examples than tokens.
                 let first = index * cols as u64;
                 for example in first..first + cols as u64 {
-                    let Example { prompt, response } = generator.example(split, *seed, example);
+                    let Example { prompt, response } = generator.example(split, example);
                     let name = || format!("example {example} of the built-in curriculum");
                     for Sequence { ids, trained, .. } in
                         encoding.encode(&answered(prompt, response)).with_context(name)?

@@ -74,7 +74,7 @@ pub fn open_shard(
 /// Everything but the files that decides the tokens of a shard.
 fn settings_hash(source: &SourceConfig, template: &Template, encoding: &Encoding) -> blake3::Hash {
     let SourceConfig { languages, min_file_bytes, max_file_bytes, path: _, weight: _, kind: _ } = source;
-    let fim = (encoding.fim_rate > 0.0).then_some((encoding.fim_rate, encoding.seed, encoding.fim_window));
+    let fim = (encoding.fim_rate > 0.0).then_some((encoding.fim_rate, encoding.seed, encoding.seq_len));
     let settings = format!(
         "{FORMAT} {:?} {languages:?} {min_file_bytes} {max_file_bytes} {:?} {:?} {fim:?} {}",
         source.resolved_kind(),
@@ -98,7 +98,8 @@ fn combine(hashes: &[blake3::Hash]) -> blake3::Hash {
 /// # Errors
 /// When it cannot be written.
 pub fn write_aside(path: &Path, write: impl FnOnce(&mut File) -> std::io::Result<()>) -> Result<()> {
-    let aside = path.with_extension(format!("{}.tmp", std::process::id()));
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!(".{}.tmp", std::process::id()));
     let written = File::create(&aside).and_then(|mut file| {
         write(&mut file)?;
         file.sync_all()?;

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 pub struct DataConfig {
     /// Where examples come from. Without any, the built-in curriculum.
     pub sources: Vec<SourceConfig>,
+    /// A `tokenizer.json` or a folder that holds one; `null` for the built-in curriculum's.
+    pub tokenizer: Option<PathBuf>,
     /// Share of plain documents that are turned into fill-in-the-middle form, half of them prefix-suffix-middle and
     /// half suffix-prefix-middle. Prompt/response documents are never.
     pub fim_rate: f64,
@@ -29,6 +31,7 @@ impl Default for DataConfig {
     fn default() -> Self {
         Self {
             sources: vec![SourceConfig::default()],
+            tokenizer: None,
             fim_rate: 0.5,
             template: super::template::DEFAULT.to_owned(),
             validation_fraction: 0.01,

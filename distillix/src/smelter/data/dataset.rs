@@ -14,9 +14,6 @@ use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, ensure};
 use std::sync::Arc;
 
-/// Bytes of text that certainly fit a row, for each of its tokens. Code has 2.5 to 4 bytes a token.
-const FIM_BYTES_PER_TOKEN: usize = 2;
-
 /// Training and validation rows. Nothing in it changes: any step's batch can be asked for at any time.
 pub struct Dataset {
     sources: Vec<Rows>,
@@ -55,7 +52,7 @@ pub struct Step {
 impl Dataset {
     /// Opens the sources of `config` for rows of `seq_len` tokens, tokenizing what is not in the cache.
     ///
-    /// `builtin` is what the source `builtin` gives.
+    /// `builtin` is what a source of kind `builtin` gives, made for the same seed.
     ///
     /// # Errors
     /// When the config is wrong, a source cannot be read, or nothing is there to train on.
@@ -64,7 +61,7 @@ impl Dataset {
         tokenizer: Arc<Tokenizer>,
         seq_len: usize,
         seed: u64,
-        builtin: &Arc<dyn ExampleGenerator>,
+        builtin: Option<Arc<dyn ExampleGenerator>>,
         on_progress: OnProgress,
     ) -> Result<Self> {
         config.validate()?;
@@ -74,14 +71,17 @@ impl Dataset {
             tokenizer: &tokenizer,
             fim_rate: config.fim_rate,
             seed,
-            fim_window: FIM_BYTES_PER_TOKEN * seq_len,
+            seq_len,
             validation_fraction: config.validation_fraction,
         };
         let (mut sources, mut reports) = (Vec::new(), Vec::new());
         for source in &config.sources {
             let (rows, meta) = if source.resolved_kind() == SourceKind::Builtin {
                 let validation_rows = config.validation_rows as u64;
-                (Rows::Generated { generator: builtin.clone(), seed, validation_rows }, None)
+                let generator = builtin
+                    .clone()
+                    .context("there is no built-in curriculum here: name files to train on")?;
+                (Rows::Generated { generator, validation_rows }, None)
             } else {
                 let shard = open_shard(source, &template, &encoding, &config.cache_folder()?, on_progress)?;
                 let meta = shard.meta().clone();
@@ -176,7 +176,7 @@ impl Dataset {
             tokenizer: &self.tokenizer,
             fim_rate: 0.0,
             seed: self.seed,
-            fim_window: usize::MAX,
+            seq_len: self.seq_len,
             validation_fraction: 0.0,
         };
         let mut batch = Batch::with_capacity(rows, self.seq_len);

@@ -30,6 +30,9 @@ pub struct Sequence {
     pub fim: bool,
 }
 
+/// BOS, EOS, three FIM tokens, and some for words that the cuts of a fill-in divide.
+const FIM_OVERHEAD: usize = 16;
+
 /// How documents are encoded; part of the key of a shard.
 #[derive(Clone, Copy, Debug)]
 pub struct Encoding<'a> {
@@ -39,8 +42,8 @@ pub struct Encoding<'a> {
     pub fim_rate: f64,
     /// Seed of the draws.
     pub seed: u64,
-    /// Fill-ins longer than this many bytes are cut into windows.
-    pub fim_window: usize,
+    /// Tokens in a row: longer fill-ins are cut into windows that fit one.
+    pub seq_len: usize,
     /// Documents whose hash, as a share of 2^64, is below this are held out, and never fill-ins.
     pub validation_fraction: f64,
 }
@@ -120,7 +123,9 @@ impl Encoding<'_> {
     fn encode_fim(&self, text: &str, spans: &[(usize, usize)], draws: Draws) -> Result<Vec<Sequence>> {
         let (tokenizer, fim) = (self.tokenizer, self.tokenizer.fim());
         let mut offset = 0;
-        let sequences = windows(text, self.fim_window).into_iter().enumerate().map(|(index, window)| {
+        let max = self.seq_len.saturating_sub(FIM_OVERHEAD).max(1);
+        let windows = windows(text, max, |line| Ok(tokenizer.encode_piece(line)?.len()))?;
+        let sequences = windows.into_iter().enumerate().map(|(index, window)| {
             let inside: Vec<(usize, usize)> = spans
                 .iter()
                 .filter(|(start, end)| *start >= offset && *end <= offset + window.len())

@@ -6,6 +6,7 @@
 //! whose context lies in another row teaches nothing.
 
 use super::random::{below, hash, unit};
+use anyhow::Result;
 
 /// The parts of a document; their concatenation prefix + middle + suffix is the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,22 +64,35 @@ impl Draws {
     }
 }
 
-/// Cuts `text` into windows of at most `max` bytes, after the last newline in reach, else between characters.
-pub fn windows(text: &str, max: usize) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let mut rest = text;
-    while rest.len() > max {
-        let limit = rest.floor_char_boundary(max);
-        let newline = rest.as_bytes()[..limit].iter().rposition(|b| *b == b'\n');
-        let first = rest.chars().next().map_or(0, char::len_utf8);
-        let (window, after) = rest.split_at(newline.map_or(limit.max(first), |at| at + 1));
-        parts.push(window);
-        rest = after;
+/// Cuts `text` after newlines into windows of at most `max` tokens, as many lines each as fit. `count` gives the tokens of a
+/// line. A line that is too long by itself is cut between characters.
+pub fn windows(text: &str, max: usize, count: impl Fn(&str) -> Result<usize>) -> Result<Vec<&str>> {
+    // No token is shorter than a byte.
+    if text.len() <= max {
+        return Ok(if text.is_empty() { Vec::new() } else { vec![text] });
     }
-    if !rest.is_empty() {
-        parts.push(rest);
+    let (mut parts, mut start, mut end, mut held) = (Vec::new(), 0, 0, 0);
+    for line in text.split_inclusive('\n') {
+        let mut rest = line;
+        while !rest.is_empty() {
+            let whole = count(rest)?;
+            let (piece, tokens) = if whole <= max {
+                (rest, whole)
+            } else {
+                let first = rest.chars().next().map_or(0, char::len_utf8);
+                let piece = &rest[..rest.floor_char_boundary(max).max(first)];
+                (piece, count(piece)?)
+            };
+            if held + tokens > max && end > start {
+                parts.push(&text[start..end]);
+                (start, held) = (end, 0);
+            }
+            (end, held) = (end + piece.len(), held + tokens);
+            rest = &rest[piece.len()..];
+        }
     }
-    parts
+    parts.push(&text[start..]);
+    Ok(parts)
 }
 
 #[cfg(test)]
@@ -91,8 +105,9 @@ mod tests {
         fn parts_and_windows_reassemble(text in "(\\PC|\n){0,60}", seed: u64, window in 0u64..3, max in 1usize..40) {
             let parts = Draws::new(seed, 5).split(window, &text, &[]);
             prop_assert_eq!([parts.prefix, parts.middle, parts.suffix].concat(), text.clone());
-            prop_assert_eq!(windows(&text, max).concat(), text.clone());
-            prop_assert!(windows(&text, max).iter().all(|w| w.len() <= max || w.chars().count() == 1));
+            let cut = windows(&text, max, |line| Ok(line.len())).expect("counts");
+            prop_assert_eq!(cut.concat(), text.clone());
+            prop_assert!(cut.iter().all(|w| !w.is_empty() && (w.len() <= max || w.chars().count() == 1)));
         }
     }
 
@@ -115,6 +130,7 @@ mod tests {
 
     #[test]
     fn windows_end_after_newlines() {
+        let windows = |text, max| windows(text, max, |line| Ok(line.len())).expect("counts");
         assert_eq!(windows("ab\ncd\nef", 6), ["ab\ncd\n", "ef"]);
         assert_eq!(windows("abcdef", 4), ["abcd", "ef"]);
         assert_eq!(windows("日本", 1), ["日", "本"]);

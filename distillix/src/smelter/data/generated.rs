@@ -13,7 +13,7 @@ pub struct Example {
 
 /// An endless source of examples.
 pub trait ExampleGenerator: Send + Sync {
-    /// Example `index` of a split: a function of its arguments alone. The validation split has no example of the training
-    /// split, and does not depend on the seed.
-    fn example(&self, split: Split, seed: u64, index: u64) -> Example;
+    /// Example `index` of a split: a function of its arguments alone. The validation split has no example of the
+    /// training split, and should not depend on the run's seed.
+    fn example(&self, split: Split, index: u64) -> Example;
 }

@@ -1,0 +1,59 @@
+//! `--device`.
+
+use std::str::FromStr;
+use tensor::Device;
+
+/// Where to compute, as asked for on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceArg {
+    /// The best there is.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// The CUDA device of a number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceArg {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let number = |n: &str| n.parse().ok().map(DeviceArg::Cuda);
+        let arg = match s {
+            "auto" => Some(DeviceArg::Auto),
+            "cpu" => Some(DeviceArg::Cpu),
+            "cuda" => Some(DeviceArg::Cuda(0)),
+            _ => s.strip_prefix("cuda:").and_then(number),
+        };
+        arg.ok_or_else(|| "expected auto, cpu, cuda or cuda:N".to_owned())
+    }
+}
+
+impl DeviceArg {
+    /// The device asked for.
+    ///
+    /// # Errors
+    /// If this machine or program has no such device.
+    pub fn open(&self) -> anyhow::Result<Device> {
+        match self {
+            DeviceArg::Auto | DeviceArg::Cpu => Ok(Device::Cpu),
+            DeviceArg::Cuda(n) => {
+                anyhow::bail!("no CUDA device {n}: this version computes on the CPU only; use --device cpu")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read() {
+        let read = |s: &str| s.parse::<DeviceArg>().ok();
+        assert_eq!(read("auto"), Some(DeviceArg::Auto));
+        assert_eq!(read("cuda:3"), Some(DeviceArg::Cuda(3)));
+        assert_eq!((read("cuda:"), read("gpu"), read("cuda:-1")), (None, None, None));
+        assert!(DeviceArg::Cuda(0).open().is_err());
+    }
+}

@@ -1,0 +1,77 @@
+//! The command line: one file a command, which reads its arguments, calls the part that does the work, and prints.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong use. An error is one line on stderr that starts with `error: `.
+
+mod device;
+mod output;
+mod verify;
+
+pub use device::DeviceArg;
+pub use output::Output;
+
+use clap::{Parser, Subcommand};
+use std::io;
+use std::process::ExitCode;
+
+/// Trains tiny ternary (1.58-bit) code models by distillation, and runs them.
+#[derive(Debug, Parser)]
+#[command(name = "distillix", version, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Verify(verify::Args),
+}
+
+impl Command {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Command::Verify(args) => verify::run(&args),
+        }
+    }
+}
+
+/// An error of the user's making: the arguments do not make sense together. Its exit code is 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct WrongUse(pub String);
+
+/// Runs the program on the process's arguments.
+pub fn main() -> ExitCode {
+    match Cli::parse().command.run() {
+        Ok(code) => code,
+        Err(error) => report(&error),
+    }
+}
+
+/// Prints an error and its causes in one line, and chooses the exit code.
+fn report(error: &anyhow::Error) -> ExitCode {
+    let closed = |e: &(dyn std::error::Error + 'static)| matches!(e.downcast_ref::<io::Error>(), Some(e) if e.kind() == io::ErrorKind::BrokenPipe);
+    // Whoever read the output has seen enough.
+    if !error.chain().any(closed) {
+        let line = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+        output::stderr(&format!("error: {line}"));
+    }
+    ExitCode::from(if error.is::<WrongUse>() { 2 } else { 1 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_use_has_its_own_exit_code() {
+        let wrong = anyhow::Error::new(WrongUse("two of them".into())).context("arguments");
+        assert_eq!(report(&wrong), ExitCode::from(2));
+        assert_eq!(report(&anyhow::anyhow!("a\nb")), ExitCode::from(1));
+    }
+}
