@@ -4,7 +4,7 @@
 //! depends on the shape and the SIMD level alone.
 
 use super::kernel::{Kernel, Tile};
-use super::pack::{a_by_rows, a_row_stride, pack_a, pack_b, part};
+use super::pack::{MAX_ROWS, a_by_rows, a_row_stride, a_tile_offset, pack_a, pack_b, part};
 use super::scratch::with_scratch;
 use super::source::PackSource;
 use rayon::prelude::*;
@@ -15,6 +15,7 @@ const KC: usize = 256;
 /// Rows and columns of a task's tile at most: its blocks of A and B stay in the L2 cache.
 const MC: usize = 112;
 const NC: usize = 512;
+const _: () = assert!(MC <= MAX_ROWS);
 /// Floats of packed B that exist at one time.
 const PACKED_B: usize = 1 << 20;
 /// Multiply-adds below which starting other threads costs more than it gains.
@@ -217,7 +218,10 @@ impl<A: PackSource, B: PackSource> Product<A, B> {
                     };
                     for i in 0..rows.len().div_ceil(kernel.mr) {
                         let tile = part(rows.len(), kernel.mr, i);
-                        let a_offset = tile.start * lda.unwrap_or(kc);
+                        let a_offset = match lda {
+                            Some(lda) => tile.start * lda,
+                            None => a_tile_offset(i, tile.start, kc),
+                        };
                         // SAFETY: A's and B's blocks are packed as the kernel reads them; the tile is inside C.
                         unsafe {
                             kernel.run(&Tile {
