@@ -38,14 +38,18 @@ pub(super) unsafe fn pack_a<S: PackSource>(
     dst: *mut f32,
 ) {
     // SAFETY: the caller's promise.
-    simd::dispatch_at(kernel.level, #[inline(always)] || unsafe {
-        match kernel.mr {
-            _ if a_by_rows(&a) => copy_rows(a, rows, ks, dst),
-            9..=16 => pack_columns::<S, 16>(kernel.mr, a, rows, ks, dst),
-            5..=8 => pack_columns::<S, 8>(kernel.mr, a, rows, ks, dst),
-            _ => pack_columns::<S, 4>(kernel.mr, a, rows, ks, dst),
-        }
-    });
+    simd::dispatch_at(
+        kernel.level,
+        #[inline(always)]
+        || unsafe {
+            match kernel.mr {
+                _ if a_by_rows(&a) => copy_rows(a, rows, ks, dst),
+                9..=16 => pack_columns::<S, 16>(kernel.mr, a, rows, ks, dst),
+                5..=8 => pack_columns::<S, 8>(kernel.mr, a, rows, ks, dst),
+                _ => pack_columns::<S, 4>(kernel.mr, a, rows, ks, dst),
+            }
+        },
+    );
 }
 
 /// # Safety
@@ -128,12 +132,16 @@ pub(super) unsafe fn pack_b<S: PackSource>(
                 _ => pack_b_transposed::<S, 4>(kernel, b, ks, cols, dst, transpose4),
             }
         } else {
-            simd::dispatch_at(kernel.level, #[inline(always)] || match (cols.len() == kernel.nr, kernel.nr) {
-                (true, 32) => copy_b::<S, 32>(b, ks, cols.start, dst),
-                (true, 16) => copy_b::<S, 16>(b, ks, cols.start, dst),
-                (true, 8) => copy_b::<S, 8>(b, ks, cols.start, dst),
-                _ => copy_b_padded(b, ks, cols, kernel.nr, dst),
-            });
+            simd::dispatch_at(
+                kernel.level,
+                #[inline(always)]
+                || match (cols.len() == kernel.nr, kernel.nr) {
+                    (true, 32) => copy_b::<S, 32>(b, ks, cols.start, dst),
+                    (true, 16) => copy_b::<S, 16>(b, ks, cols.start, dst),
+                    (true, 8) => copy_b::<S, 8>(b, ks, cols.start, dst),
+                    _ => copy_b_padded(b, ks, cols, kernel.nr, dst),
+                },
+            );
         }
     }
 }
@@ -199,11 +207,15 @@ unsafe fn pack_b_transposed<S: PackSource, const W: usize>(
             }
             for p in (0..ks.len()).step_by(RUN) {
                 let len = (ks.len() - p).min(RUN);
-                simd::dispatch_at(kernel.level, #[inline(always)] || {
-                    for (i, staged) in staged.iter_mut().enumerate().take(width) {
-                        bt.copy_row(cols.start + j + i, ks.start + p, len, staged.as_mut_ptr());
-                    }
-                });
+                simd::dispatch_at(
+                    kernel.level,
+                    #[inline(always)]
+                    || {
+                        for (i, staged) in staged.iter_mut().enumerate().take(width) {
+                            bt.copy_row(cols.start + j + i, ks.start + p, len, staged.as_mut_ptr());
+                        }
+                    },
+                );
                 let dst = dst.add(p * kernel.nr + j);
                 transpose(staged.as_ptr().cast(), RUN, width, len, dst, kernel.nr);
             }
