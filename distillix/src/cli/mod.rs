@@ -2,8 +2,14 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong use. An error is one line on stderr that starts with `error: `.
 
+mod complete;
+mod config;
 mod device;
+mod inspect;
 mod output;
+mod progress;
+mod threads;
+mod tokenizer;
 mod verify;
 
 pub use device::DeviceArg;
@@ -23,12 +29,21 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Complete(complete::Args),
+    Inspect(inspect::Args),
     Verify(verify::Args),
+    Config(config::Args),
+    #[command(subcommand)]
+    Tokenizer(tokenizer::Command),
 }
 
 impl Command {
     fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Command::Complete(args) => complete::run(&args),
+            Command::Inspect(args) => inspect::run(&args),
+            Command::Config(args) => config::run(&args),
+            Command::Tokenizer(command) => tokenizer::run(&command),
             Command::Verify(args) => verify::run(&args),
         }
     }
