@@ -336,7 +336,8 @@ fn bytes_of_plain_text_are_counted_exactly() {
     let texts = distinct_texts(40, |i| i % 5);
     bench.texts("a.jsonl", &texts);
     bench.config.validation_fraction = 0.0;
-    for seq_len in [7, 64, 1000] {
+    for (seq_len, style) in [(7, Style::Prepend), (64, Style::Metaspace), (1000, Style::Prepend)] {
+        bench.tokenizer = Arc::new(sentencepiece(style));
         let bytes: u64 = epoch(&bench.dataset(seq_len), 0).iter().map(|batch| batch.trained_bytes).sum();
         // A piece that continues a document has no target for its first token, which the piece before it had.
         assert_eq!(bytes as usize, texts.iter().map(String::len).sum::<usize>());

@@ -45,7 +45,7 @@ pub fn sentencepiece_json(style: Style) -> Vec<u8> {
         let id = vocab.len();
         vocab.entry(token).or_insert(json!(id));
     };
-    ["<unk>", "<s>", "</s>"].map(|token| add(token.to_owned()));
+    ["<unk>", "<s>", "</s>"].iter().for_each(|token| add((*token).to_owned()));
     (0..=255u8).for_each(|b| add(format!("<0x{b:02X}>")));
     ('!'..='~').chain(['▁', 'é', '日']).for_each(|c| add(c.to_string()));
     MERGES.iter().for_each(|merge| add(merge.replace(' ', "")));
