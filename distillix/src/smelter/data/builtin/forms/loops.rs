@@ -265,7 +265,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "factorial",
-        "loop",
+        "compute",
         "p",
         &["Return the factorial of $a by recursion."],
         &["if $a < 2:\n    return 1\nreturn $a * $f($a - 1)"],
@@ -273,7 +273,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "fibonacci",
-        "loop",
+        "count",
         "p",
         &["Return Fibonacci number $a by recursion."],
         &["if $a < 2:\n    return $a\nreturn $f($a - 1) + $f($a - 2)"],
@@ -281,7 +281,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "power_recursion",
-        "loop",
+        "find",
         "p",
         &["Return $k to the power $a by recursion."],
         &["if $a == 0:\n    return 1\nreturn $k * $f($a - 1)"],
@@ -289,7 +289,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "sum_to_recursion",
-        "loop",
+        "build",
         "p",
         &["Return the sum of 1 to $a by recursion."],
         &["if $a == 0:\n    return 0\nreturn $a + $f($a - 1)"],
@@ -297,7 +297,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "sum_recursion",
-        "loop",
+        "order",
         "l",
         &["Add up $a by recursion."],
         &["if not $a:\n    return 0\nreturn $a[0] + $f($a[1:])"],
@@ -305,7 +305,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "length_recursion",
-        "loop",
+        "compute",
         "l",
         &["Return the length of $a by recursion."],
         &["if not $a:\n    return 0\nreturn 1 + $f($a[1:])"],
@@ -313,7 +313,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "reverse_recursion",
-        "loop",
+        "count",
         "s",
         &["Reverse $a by recursion."],
         &["if not $a:\n    return ''\nreturn $f($a[1:]) + $a[0]"],
@@ -321,7 +321,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "gcd_recursion",
-        "loop",
+        "find",
         "pp",
         &["Return the greatest common divisor of $a and $b by recursion."],
         &["if $b == 0:\n    return $a\nreturn $f($b, $a % $b)"],
@@ -329,7 +329,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "sum_digits_recursion",
-        "loop",
+        "build",
         "p",
         &["Return the digit sum of $a by recursion."],
         &["if $a < 10:\n    return $a\nreturn $a % 10 + $f($a // 10)"],
@@ -337,7 +337,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "step_recursion",
-        "loop",
+        "order",
         "p",
         &["Count $k for every step from $a down to 0 by recursion."],
         &["if $a == 0:\n    return 0\nreturn $k + $f($a - 1)"],
