@@ -30,9 +30,12 @@ impl Bench {
     }
 
     fn error(&self) -> String {
-        let tokenizer = Arc::new(sentencepiece(Style::Metaspace));
-        let opened = Dataset::open(&self.config, tokenizer, 64, 0, None, &|_| {});
-        format!("{:#}", opened.err().expect("must fail"))
+        let [error, other] = [Style::Prepend, Style::Metaspace].map(|style| {
+            let opened = Dataset::open(&self.config, Arc::new(sentencepiece(style)), 64, 0, None, &|_| {});
+            format!("{:#}", opened.err().expect("must fail"))
+        });
+        assert_eq!(error, other, "what is wrong does not depend on the tokenizer");
+        error
     }
 }
 
