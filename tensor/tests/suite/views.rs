@@ -86,6 +86,14 @@ fn large_strided_copies_are_cut_right() {
     let x = Tensor::from_slice(&x, &[n, 2], &CPU).unwrap();
     let y = x.transpose(0, 1).unwrap().to_vec::<f32>().unwrap();
     assert!((0..n).all(|i| y[i] == 2.0 * i as f32 && y[n + i] == 2.0 * i as f32 + 1.0));
+    let wide = x.reshape(&[350, 50, 8]).unwrap().permute(&[2, 1, 0]).unwrap().to_vec::<f32>().unwrap();
+    assert!(
+        wide.iter().enumerate().all(|(i, &x)| x == (i % 350 * 400 + i / 350 % 50 * 8 + i / 17_500) as f32)
+    );
+    let batch = x.reshape(&[350, 50, 8]).unwrap().transpose(1, 2).unwrap().to_vec::<f32>().unwrap();
+    assert!(batch.iter().enumerate().all(|(i, &x)| x == (i / 400 * 400 + i % 50 * 8 + i / 50 % 8) as f32));
+    let turned = x.reshape(&[350, 20, 20]).unwrap().transpose(1, 2).unwrap().to_vec::<f32>().unwrap();
+    assert!(turned.iter().enumerate().all(|(i, &x)| x == (i / 400 * 400 + i % 20 * 20 + i / 20 % 20) as f32));
     let repeated = x.unsqueeze(1).unwrap().broadcast_to(&[n, 3, 2]).unwrap().to_vec::<f32>().unwrap();
     assert!(repeated.iter().enumerate().all(|(i, &x)| x == (i / 6 * 2 + i % 2) as f32));
 }
