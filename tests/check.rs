@@ -18,6 +18,7 @@ pub struct Case {
     run: Run,
     inputs: Vec<Input>,
     differences: bool,
+    terms: usize,
 }
 
 /// One input: its values, in f64 if they are numbers, and whether a gradient is asked for.
@@ -80,12 +81,17 @@ impl Case {
         run: impl Fn(DType, &mut Tape<'_>, &[Var]) -> tensor::Result<Vec<Var>> + Send + Sync + 'static,
         inputs: impl IntoIterator<Item = Input>,
     ) -> Case {
-        Case { run: Box::new(run), inputs: inputs.into_iter().collect(), differences: true }
+        Case { run: Box::new(run), inputs: inputs.into_iter().collect(), differences: true, terms: 1 }
     }
 
     /// The gradient is not that of the value (straight-through): central differences say nothing of it.
     pub fn straight_through(self) -> Case {
         Case { differences: false, ..self }
+    }
+
+    /// Its results are sums of about so many products of inputs, which may cancel.
+    pub fn sums(self, terms: usize) -> Case {
+        Case { terms, ..self }
     }
 }
 
@@ -202,14 +208,14 @@ fn values(x: &Tensor) -> Result<Vec<f64>, Failure> {
     Ok(x.to_dtype(DType::F64)?.to_vec::<f64>()?)
 }
 
-fn distance(got: &[f64], want: &[f64]) -> f64 {
+/// Relative L2 error. Values smaller than [`FLOOR`] on average are measured against it: a gradient that cancels to zero
+/// keeps the rounding errors of its terms, which are of the size of the inputs, about 1.
+fn distance(got: &[f64], want: &[f64], terms: usize) -> f64 {
     let difference: f64 = got.iter().zip(want).map(|(a, b)| (a - b).powi(2)).sum();
     let norm: f64 = want.iter().map(|b| b * b).sum();
-    (difference / norm.max(want.len().max(1) as f64 * FLOOR * FLOOR)).sqrt()
+    (difference / norm.max((want.len() * terms).max(1) as f64 * FLOOR * FLOOR)).sqrt()
 }
 
-/// Values this small on average are measured against it: a gradient that cancels to zero keeps the rounding errors of
-/// its terms, which are of the size of the inputs, about 1.
 const FLOOR: f64 = 0.03;
 
 /// Largest relative L2 error of f32 against f64 from the same inputs.
@@ -219,7 +225,7 @@ fn accuracy(case: &Case, single: &[Tensor], leaves: &[bool], got: &Outcome) -> R
     let double: Vec<Tensor> = single.iter().map(|x| as_float(x, DType::F64)).collect::<Result<_, _>>()?;
     let want = outcome(case, &double, leaves, false)?;
     for (what, got, want) in pairs(got, &want)? {
-        let error = distance(&values(got)?, &values(want)?);
+        let error = distance(&values(got)?, &values(want)?, case.terms);
         if error.is_nan() || error > SINGLE {
             return Err(format!("{what} (dims {:?}) in f32 is {error:.1e} from f64", got.dims()).into());
         }
@@ -324,7 +330,7 @@ fn accumulation(case: &Case, inputs: &[Tensor], leaves: &[bool], first: &Outcome
         let Some(grad) = grad else { continue };
         let sum = sums.get(ParamId(i)).ok_or_else(|| format!("parameter {i} got no gradient"))?;
         let half: Vec<f64> = values(sum)?.iter().map(|x| x / 2.0).collect();
-        let error = distance(&half, &values(grad)?);
+        let error = distance(&half, &values(grad)?, case.terms);
         if error.is_nan() || error > 1e-6 {
             return Err(format!("two passes into parameter {i} are {error:.1e} from twice one").into());
         }

@@ -82,7 +82,7 @@ fn recomputing_blocks_changes_no_bit() -> Result<()> {
         let mut input = input(&ids, 3)?;
         let first: Vec<u32> = (0..33).map(|i| if i % 11 < 4 { 0 } else { 4 }).collect();
         input.first_key = Some(Tensor::from_slice(&first, &[3, 11], &Device::Cpu)?);
-        let mut run = |recompute| -> Result<_> {
+        let run = |recompute| -> Result<_> {
             let mut grads = student.params().gradients()?;
             let loss = backward(&student, &input, &targets(&ids, 11), 30.0, recompute, &mut grads)?;
             Ok((loss.to_bits(), all_grads(&student, &grads)?))
