@@ -62,7 +62,8 @@ pub fn train(bench: &TrainBench, mut progress: impl FnMut(usize)) -> Result<Trai
     let stream = Stream { site: u32::MAX, ..Stream::new(0) };
     let draw = |i: usize| stream.below(i as u64, bench.model.vocab_size as u64);
     let tokens: Vec<u64> = (0..b * (t + 1)).map(draw).collect();
-    let rows = |from: usize| tokens.chunks_exact(t + 1).flat_map(move |row| row[from..from + t].iter().copied());
+    let rows =
+        |from: usize| tokens.chunks_exact(t + 1).flat_map(move |row| row[from..from + t].iter().copied());
     let ids: Vec<u32> = rows(0).map(|id| id as u32).collect();
     let targets: Vec<i32> = rows(1).map(|id| id as i32).collect();
     let input = Input { ids: Tensor::from_slice(&ids, &[b, t], &device)?, first_key: None };

@@ -34,6 +34,41 @@ pub fn layers(params: &Params) -> Vec<LayerHealth> {
     params.iter().filter_map(health).collect()
 }
 
+/// What may be wrong with a matrix: a name for it, whether it is, and the words for it. Flips count if `flips_count`.
+pub fn findings(
+    health: &LayerHealth,
+    bounds: &HealthConfig,
+    flips_count: bool,
+) -> [(&'static str, bool, String); 4] {
+    let LayerHealth { shares, gamma, flips, .. } = health;
+    let zero = shares[1];
+    let percent = |x: f64| format!("{:.1}%", 100.0 * x);
+    [
+        ("many zeros", zero > bounds.max_zero_share, {
+            let limit = percent(bounds.max_zero_share);
+            format!("{} of the weights are 0 (limit {limit}): the layer is dying out", percent(zero))
+        }),
+        ("few zeros", zero < bounds.min_zero_share, {
+            let limit = percent(bounds.min_zero_share);
+            format!("only {} of the weights are 0 (limit {limit}): it has become binary", percent(zero))
+        }),
+        ("flips", flips_count && *flips > bounds.max_flip_share, {
+            let limit = percent(bounds.max_flip_share);
+            format!(
+                "{} of the weights flipped in one step (limit {limit}): lower training.muon_lr, and keep \
+                 training.muon_weight_decay at 0",
+                percent(*flips)
+            )
+        }),
+        ("gamma", f64::from(*gamma) < bounds.min_gamma, {
+            format!(
+                "the scale has shrunk to {gamma:.1e} (limit {:.1e}): keep training.muon_weight_decay at 0",
+                bounds.min_gamma
+            )
+        }),
+    ]
+}
+
 /// Finds layers outside the bounds, and tells of each once until it is well again.
 #[derive(Debug)]
 pub struct Watch {
@@ -51,34 +86,9 @@ impl Watch {
     /// Warnings about what went wrong since the last call, in words.
     pub fn check(&mut self, step: u64, layers: &[LayerHealth]) -> Vec<String> {
         let mut warnings = Vec::new();
-        for LayerHealth { layer, shares, gamma, flips } in layers {
-            let bounds = &self.bounds;
-            let zero = shares[1];
-            let percent = |x: f64| format!("{:.1}%", 100.0 * x);
-            let findings = [
-                ("many zeros", zero > bounds.max_zero_share, {
-                    let limit = percent(bounds.max_zero_share);
-                    format!("{} of the weights are 0 (limit {limit}): the layer is dying out", percent(zero))
-                }),
-                ("few zeros", zero < bounds.min_zero_share, {
-                    let limit = percent(bounds.min_zero_share);
-                    format!("only {} of the weights are 0 (limit {limit}): it has become binary", percent(zero))
-                }),
-                ("flips", step > self.warmup && *flips > bounds.max_flip_share, {
-                    let limit = percent(bounds.max_flip_share);
-                    format!(
-                        "{} of the weights flipped in one step (limit {limit}): lower training.muon_lr, and keep \
-                         training.muon_weight_decay at 0",
-                        percent(*flips)
-                    )
-                }),
-                ("gamma", f64::from(*gamma) < bounds.min_gamma, {
-                    format!(
-                        "the scale has shrunk to {gamma:.1e} (limit {:.1e}): keep training.muon_weight_decay at 0",
-                        bounds.min_gamma
-                    )
-                }),
-            ];
+        for health in layers {
+            let layer = &health.layer;
+            let findings = findings(health, &self.bounds, step > self.warmup);
             for (kind, found, words) in findings {
                 let key = (layer.clone(), kind);
                 if !found {

@@ -11,12 +11,14 @@
 //! * The four fill-in-the-middle tokens always exist: recognised under their usual names, else added at the end.
 
 mod bytes;
+mod corpus;
 mod parts;
 mod special;
 mod stream;
 pub mod train;
 mod words;
 
+pub use corpus::train_on_files;
 pub use special::{FimTokens, Segment};
 pub use stream::DecodeStream;
 
@@ -39,6 +41,8 @@ pub struct Tokenizer {
     file: Vec<u8>,
     hash: blake3::Hash,
     len: usize,
+    /// `len` without the tokens that were added.
+    own_len: usize,
     bos: u32,
     eos: u32,
     fim: FimTokens,
@@ -92,6 +96,7 @@ impl Tokenizer {
             None => Value::Null,
         };
         let vocabulary = special::Vocabulary::read(&json)?;
+        let own_len = vocabulary.len();
         let (fim, missing) = special::find_fim(&vocabulary);
         let mut file = bytes;
         if !missing.is_empty() {
@@ -125,6 +130,7 @@ impl Tokenizer {
             hash: hasher.finalize(),
             file,
             len,
+            own_len,
             bos,
             eos,
             fim,
@@ -168,6 +174,11 @@ impl Tokenizer {
     #[allow(clippy::len_without_is_empty, reason = "a tokenizer is never empty")]
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// Number of ids of the loaded file, without fill-in-the-middle tokens that it lacked.
+    pub fn own_len(&self) -> usize {
+        self.own_len
     }
 
     /// [`Tokenizer::len`] rounded up to a multiple of [`VOCAB_MULTIPLE`], a model's `vocab_size`.

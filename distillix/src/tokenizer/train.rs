@@ -23,8 +23,8 @@ const PATTERN: &str = r"\r?\n| {2,}|\t+| ?\p{N}|[ _]?[\p{L}\p{M}]+| ?[^\s\p{L}\p
 ///
 /// # Errors
 /// When `vocab_size` is too small for the 256 bytes and the special tokens, or a text cannot be cut.
-pub fn train_byte_level_bpe<'a>(
-    texts: impl Iterator<Item = &'a str> + Send,
+pub fn train_byte_level_bpe<S: AsRef<str> + Send>(
+    texts: impl Iterator<Item = S> + Send,
     vocab_size: usize,
     special_tokens: &[&str],
 ) -> tokenizers::Result<Tokenizer> {

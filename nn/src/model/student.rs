@@ -36,7 +36,40 @@ pub struct Input {
 /// q, k, v of one layer, after the head norms and before the rotary embedding, `[B, T, heads, d]`.
 pub type Relations = [Var; 3];
 
+/// Where the parameters of a model go, before memory is taken.
+struct Plan {
+    specs: Specs,
+    embed_tokens: ParamId,
+    blocks: Vec<Block>,
+    norm: ParamId,
+    lm_head: Option<ParamId>,
+}
+
+impl Plan {
+    fn new(config: &ModelConfig) -> Self {
+        let mut specs = Specs::default();
+        let table = [config.vocab_size, config.hidden];
+        let embed_tokens = specs.add("model.embed_tokens.weight".into(), Role::Embedding, &table);
+        let blocks = (0..config.layers)
+            .map(|i| Block::new(config, &format!("model.layers.{i}"), &mut specs))
+            .collect();
+        let norm = specs.add("model.norm.weight".into(), Role::Norm, &[config.hidden]);
+        let lm_head =
+            (!config.tie_embeddings).then(|| specs.add("lm_head.weight".into(), Role::Embedding, &table));
+        Plan { specs, embed_tokens, blocks, norm, lm_head }
+    }
+}
+
 impl Student {
+    /// Name, role and dimensions of every parameter of a model, without building one.
+    ///
+    /// # Errors
+    /// If `config` is no model.
+    pub fn specs(config: &ModelConfig) -> Result<Vec<Spec>> {
+        config.validate()?;
+        Ok(Plan::new(config).specs.list().to_vec())
+    }
+
     /// A model whose weights `init` fills (norms are 1). `vocab` is the tokenizer's length.
     pub fn new(
         config: ModelConfig,
@@ -49,15 +82,7 @@ impl Student {
             let message = format!("{vocab} tokens do not fit model.vocab_size {}", config.vocab_size);
             return Err(Error::argument("model config", message));
         }
-        let mut specs = Specs::default();
-        let table = [config.vocab_size, config.hidden];
-        let embed_tokens = specs.add("model.embed_tokens.weight".into(), Role::Embedding, &table);
-        let blocks: Vec<Block> = (0..config.layers)
-            .map(|i| Block::new(&config, &format!("model.layers.{i}"), &mut specs))
-            .collect();
-        let norm = specs.add("model.norm.weight".into(), Role::Norm, &[config.hidden]);
-        let lm_head =
-            (!config.tie_embeddings).then(|| specs.add("lm_head.weight".into(), Role::Embedding, &table));
+        let Plan { specs, embed_tokens, blocks, norm, lm_head } = Plan::new(&config);
         let params = specs.build(config.linear == LinearKind::Ternary, device, init)?;
         let rope =
             RopeTables::new(0..config.max_seq, config.head_dim, config.rope_theta, DType::F32, device)?;

@@ -60,14 +60,10 @@ pub fn open(path: &Path) -> Result<Box<dyn BufRead>> {
     Ok(Box::new(BufReader::with_capacity(1 << 18, reader)))
 }
 
-/// Reads one line into a document.
-///
-/// # Errors
-/// When it is not UTF-8, not JSON, or has no or several forms. The caller adds file and line number.
-pub fn parse(line: &[u8], template: &Template, tokenizer: &Tokenizer) -> Result<Document> {
+fn read(line: &[u8]) -> Result<Line> {
     let text = std::str::from_utf8(line)
         .map_err(|error| anyhow!("it is not valid UTF-8 at byte {}", error.valid_up_to() + 1))?;
-    let line: Line = serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| {
+    serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| {
         let what = error.to_string();
         let what = what.split(" at line ").next().unwrap_or(&what);
         if error.is_data() {
@@ -75,8 +71,25 @@ pub fn parse(line: &[u8], template: &Template, tokenizer: &Tokenizer) -> Result<
         } else {
             anyhow!("it is not JSON: {what} (column {})", error.column())
         }
-    })?;
-    let pieces = match line {
+    })
+}
+
+/// The texts of one line, whatever its form.
+///
+/// # Errors
+/// When it is not UTF-8 or not JSON. The caller adds file and line number.
+pub fn texts(line: &[u8]) -> Result<Vec<String>> {
+    let Line { text, messages, prompt, response, .. } = read(line)?;
+    let messages = messages.into_iter().flatten().map(|message| message.content);
+    Ok([text, prompt, response].into_iter().flatten().chain(messages).collect())
+}
+
+/// Reads one line into a document.
+///
+/// # Errors
+/// When it is not UTF-8, not JSON, or has no or several forms. The caller adds file and line number.
+pub fn parse(line: &[u8], template: &Template, tokenizer: &Tokenizer) -> Result<Document> {
+    let pieces = match read(line)? {
         Line { text: Some(text), messages: None, prompt: None, response: None, fim_spans } => {
             let fim_spans = byte_spans(&text, &fim_spans)?;
             return Ok(Document::Plain { text, fim_spans });

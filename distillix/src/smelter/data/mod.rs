@@ -28,6 +28,7 @@ mod prefetch;
 mod random;
 mod shard;
 mod template;
+mod texts;
 mod tokenize;
 
 pub use batch::{Batch, IGNORE};
@@ -38,4 +39,5 @@ pub use generated::{Example, ExampleGenerator};
 pub use prefetch::Prefetch;
 pub use shard::{Meta, Split};
 pub use template::{DEFAULT as DEFAULT_TEMPLATE, Message, Piece, Template};
+pub use texts::for_each_text;
 pub use tokenize::{OnProgress, Progress};
