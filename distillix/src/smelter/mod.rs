@@ -2,3 +2,5 @@
 
 pub mod config;
 pub mod data;
+pub mod health;
+pub mod run_folder;

@@ -10,9 +10,10 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer};
 
 /// How text is cut before pairs are merged; no merge crosses a cut. In order: a newline; a run of spaces or
-/// of tabs, so that an indentation is one token; a single digit; a word with the space or underscore before
+/// of tabs, so that an indentation is one token; a single
+/// digit with the space before it; a word with the space or underscore before
 /// it; a run of punctuation with the space before it; whatever white space is left.
-const PATTERN: &str = r"\r?\n| {2,}|\t+|\p{N}|[ _]?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+|\s";
+const PATTERN: &str = r"\r?\n| {2,}|\t+| ?\p{N}|[ _]?[\p{L}\p{M}]+| ?[^\s\p{L}\p{M}\p{N}]+|\s";
 
 /// Trains a byte-level BPE tokenizer with at most `vocab_size` tokens on `texts`.
 ///

@@ -84,7 +84,8 @@ pub fn has_vnni() -> bool {
 
 /// Runs `f` compiled for [`level`], so that the plain loops in it are vectorised with the machine's widest registers.
 ///
-/// Only code that is inlined into the closure profits: mark the functions it calls `#[inline(always)]`. Floating
+/// Only code inlined into the closure profits. Mark the closure and the functions it calls, or LLVM calls a large
+/// one as it is, compiled for the baseline: `dispatch(#[inline(always)] || ..)`. Floating
 /// point results do not change with the level, since Rust never fuses or reorders float operations by itself; a loop
 /// that calls `f32::mul_add` should not be used at [`Level::Portable`] on x86-64, where it is a library call.
 #[inline(always)]

@@ -10,30 +10,30 @@ const LANES: usize = 16;
 type Run = unsafe fn(&Tile);
 
 macro_rules! table {
-    ($packed:literal) => {
-        table!(@ $packed; 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
+    ($by_rows:literal) => {
+        table!(@ $by_rows; 1 2 3 4 5 6 7 8 9 10 11 12 13 14)
     };
-    (@ $packed:literal; $($r:literal)*) => {
-        [$([tile::<$r, 1, $packed> as Run, tile::<$r, 2, $packed> as Run]),*]
+    (@ $by_rows:literal; $($r:literal)*) => {
+        [$([tile::<$r, 1, $by_rows> as Run, tile::<$r, 2, $by_rows> as Run]),*]
     };
 }
-/// Kernels by `[rows - 1][vectors - 1]` for packed A and for A by rows.
-static PACKED: [[Run; 2]; MR] = table!(true);
-static BY_ROWS: [[Run; 2]; MR] = table!(false);
+/// Kernels by `[rows - 1][vectors - 1]` for A by columns and by rows.
+static BY_COLUMNS: [[Run; 2]; MR] = table!(false);
+static BY_ROWS: [[Run; 2]; MR] = table!(true);
 
 /// # Safety
 /// See [`super::kernel::Kernel::run`]; the CPU has AVX-512.
 pub(super) unsafe fn run(t: &Tile) {
-    let table = if t.lda.is_some() { &BY_ROWS } else { &PACKED };
+    let table = if t.by_rows { &BY_ROWS } else { &BY_COLUMNS };
     let kernel = table[t.rows - 1][t.cols.div_ceil(LANES) - 1];
     // SAFETY: the entry is the kernel for this row and vector count; the rest is the caller's promise.
     unsafe { kernel(t) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn tile<const R: usize, const V: usize, const PACKED: bool>(t: &Tile) {
+unsafe fn tile<const R: usize, const V: usize, const BY_ROWS: bool>(t: &Tile) {
     let mut acc = [[_mm512_setzero_ps(); V]; R];
-    let lda = t.lda.unwrap_or(0);
+    let lda = t.lda;
     let (mut a, mut b) = (t.a, t.b);
     // SAFETY: the tile's pointers cover k steps of R rows of A and a full width of B.
     unsafe {
@@ -49,12 +49,12 @@ unsafe fn tile<const R: usize, const V: usize, const PACKED: bool>(t: &Tile) {
                 *bv = _mm512_loadu_ps(b.add(v * LANES));
             }
             for (i, acc) in acc.iter_mut().enumerate() {
-                let x = _mm512_set1_ps(*a.add(if PACKED { i } else { i * lda }));
+                let x = _mm512_set1_ps(*a.add(if BY_ROWS { i * lda } else { i }));
                 for v in 0..V {
                     acc[v] = _mm512_fmadd_ps(x, bv[v], acc[v]);
                 }
             }
-            a = a.add(if PACKED { R } else { 1 });
+            a = a.add(if BY_ROWS { 1 } else { lda });
             b = b.add(t.ldb);
         }
     }

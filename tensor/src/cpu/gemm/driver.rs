@@ -4,17 +4,18 @@
 //! depends on the shape and the SIMD level alone.
 
 use super::kernel::{Kernel, Tile};
-use super::pack::{a_by_rows, a_row_stride, pack_a, pack_b, part};
+use super::pack::{MAX_ROWS, a_by_rows, a_row_stride, a_tile_offset, pack_a, pack_b, part};
 use super::scratch::with_scratch;
 use super::source::PackSource;
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Steps of K a block has at most: a tile's strip of A stays in the L1 cache.
-const KC: usize = 256;
+/// Steps of K a block has at most: long enough that reading and writing C again costs little.
+const KC: usize = 512;
 /// Rows and columns of a task's tile at most: its blocks of A and B stay in the L2 cache.
 const MC: usize = 112;
 const NC: usize = 512;
+const _: () = assert!(MC <= MAX_ROWS);
 /// Floats of packed B that exist at one time.
 const PACKED_B: usize = 1 << 20;
 /// Multiply-adds below which starting other threads costs more than it gains.
@@ -128,6 +129,17 @@ impl<A: PackSource, B: PackSource> Product<A, B> {
         }
     }
 
+    /// A's elements, if the kernel may as well read them where they are.
+    fn direct_a(&self) -> Option<*const f32> {
+        let a = self.a.as_f32()?;
+        if self.a.col_stride() == 1 {
+            // Rows a multiple of 4 KiB apart would fight for one set of the L1 cache.
+            (self.a.row_stride() % 1024 != 0).then_some(a)
+        } else {
+            (self.a.row_stride() == 1).then_some(a)
+        }
+    }
+
     fn panel_cols(&self, panel: usize) -> Range<usize> {
         panel * self.kernel.nr..((panel + 1) * self.kernel.nr).min(self.b.cols())
     }
@@ -181,8 +193,8 @@ impl<A: PackSource, B: PackSource> Product<A, B> {
         packed: Option<(Packed, Range<usize>)>,
     ) {
         let kernel = &self.kernel;
-        let lda = self.a.row_stride();
-        let direct_a = self.a.as_f32().filter(|_| a_by_rows(&self.a) && lda % 1024 != 0);
+        let by_rows = a_by_rows(&self.a);
+        let direct_a = self.direct_a();
         let a_floats = if direct_a.is_some() { 0 } else { rows.len() * a_row_stride(KC) };
         let b_floats = if packed.is_some() { 0 } else { KC * kernel.nr };
         with_scratch((a_floats + b_floats) * 4, |scratch| {
@@ -191,13 +203,26 @@ impl<A: PackSource, B: PackSource> Product<A, B> {
             let a_scratch = unsafe { b_scratch.add(b_floats) };
             for block in self.k_blocks(ks.clone()) {
                 let kc = block.len();
-                let (a, lda) = match direct_a {
-                    // SAFETY: the block starts inside A.
-                    Some(ptr) => (unsafe { ptr.add(rows.start * lda + block.start) }, Some(lda)),
-                    None => {
-                        // SAFETY: the block lies inside A, and the scratch has room for it.
-                        unsafe { pack_a(kernel, self.a, rows.clone(), block.clone(), a_scratch) };
-                        (a_scratch.cast_const(), a_by_rows(&self.a).then(|| a_row_stride(kc)))
+                if direct_a.is_none() {
+                    // SAFETY: the block lies inside A, and the scratch has room for it.
+                    unsafe { pack_a(kernel, self.a, rows.clone(), block.clone(), a_scratch) };
+                }
+                // Pointer to A's row of a tile and the stride the kernel needs.
+                let a_tile = |i: usize, tile: &Range<usize>| {
+                    let (rs, cs) = (self.a.row_stride(), self.a.col_stride());
+                    let row = rows.start + tile.start;
+                    // SAFETY: inside A, or where pack_a put the tile.
+                    unsafe {
+                        match direct_a {
+                            Some(a) => (a.add(row * rs + block.start * cs), if by_rows { rs } else { cs }),
+                            None if by_rows => {
+                                let stride = a_row_stride(kc);
+                                (a_scratch.cast_const().add(tile.start * stride), stride)
+                            }
+                            None => {
+                                (a_scratch.cast_const().add(a_tile_offset(i, tile.start, kc)), tile.len())
+                            }
+                        }
                     }
                 };
                 let beta = if block.start == 0 { self.beta } else { 1.0 };
@@ -217,12 +242,13 @@ impl<A: PackSource, B: PackSource> Product<A, B> {
                     };
                     for i in 0..rows.len().div_ceil(kernel.mr) {
                         let tile = part(rows.len(), kernel.mr, i);
-                        let a_offset = tile.start * lda.unwrap_or(kc);
+                        let (a, lda) = a_tile(i, &tile);
                         // SAFETY: A's and B's blocks are packed as the kernel reads them; the tile is inside C.
                         unsafe {
                             kernel.run(&Tile {
                                 k: kc,
-                                a: a.add(a_offset),
+                                a,
+                                by_rows,
                                 lda,
                                 b,
                                 ldb: kernel.nr,

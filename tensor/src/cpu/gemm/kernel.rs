@@ -4,13 +4,12 @@ use crate::cpu::simd::{self, Level};
 
 /// One register tile: `C = alpha·A·B + beta·C` over `k` steps.
 ///
-/// `A` is read either as packed columns (element (i, p) at `p·rows + i`) or as rows (`i·lda + p`); `B` always as
-/// rows of at least the kernel's full width (`p·ldb + j`), padded if `cols` is smaller.
+/// `A` is read either by rows (element (i, p) at `i·lda + p`) or by columns (`p·lda + i`); `B` always as rows of at least the kernel's full width (`p·ldb + j`), padded if `cols` is smaller.
 pub(super) struct Tile {
     pub k: usize,
     pub a: *const f32,
-    /// `None`: packed columns; `Some(lda)`: rows.
-    pub lda: Option<usize>,
+    pub by_rows: bool,
+    pub lda: usize,
     pub b: *const f32,
     pub ldb: usize,
     pub c: *mut f32,
@@ -80,7 +79,7 @@ unsafe fn portable(t: &Tile) {
 #[inline(always)]
 unsafe fn portable_rows<const R: usize>(t: &Tile) {
     let mut acc = [[0f32; PORTABLE_NR]; R];
-    let (row, step) = t.lda.map_or((1, R), |lda| (lda, 1));
+    let (row, step) = if t.by_rows { (t.lda, 1) } else { (1, t.lda) };
     // SAFETY: the tile's pointers cover k steps of R rows and a full width of B, and rows x cols of C.
     unsafe {
         for p in 0..t.k {

@@ -29,7 +29,7 @@ pub(super) fn a_by_rows<S: PackSource>(a: &S) -> bool {
 /// `kernel.mr` rows, each `tile_rows` x kc column by column.
 ///
 /// # Safety
-/// The block lies inside `a`; `dst` has room for rows times [`a_row_stride`].
+/// The block lies inside `a`; `dst` has room for rows times [`a_row_stride`] of floats.
 pub(super) unsafe fn pack_a<S: PackSource>(
     kernel: &Kernel,
     a: S,
@@ -38,9 +38,18 @@ pub(super) unsafe fn pack_a<S: PackSource>(
     dst: *mut f32,
 ) {
     // SAFETY: the caller's promise.
-    simd::dispatch_at(kernel.level, || unsafe {
-        if a_by_rows(&a) { copy_rows(a, rows, ks, dst) } else { pack_columns(kernel.mr, a, rows, ks, dst) }
-    });
+    simd::dispatch_at(
+        kernel.level,
+        #[inline(always)]
+        || unsafe {
+            match kernel.mr {
+                _ if a_by_rows(&a) => copy_rows(a, rows, ks, dst),
+                9..=16 => pack_columns::<S, 16>(kernel.mr, a, rows, ks, dst),
+                5..=8 => pack_columns::<S, 8>(kernel.mr, a, rows, ks, dst),
+                _ => pack_columns::<S, 4>(kernel.mr, a, rows, ks, dst),
+            }
+        },
+    );
 }
 
 /// # Safety
@@ -54,19 +63,46 @@ unsafe fn copy_rows<S: PackSource>(a: S, rows: Range<usize>, ks: Range<usize>, d
     }
 }
 
-/// # Safety
-/// See [`pack_a`].
+/// Rows of A that [`pack_columns`] takes at most.
+pub(super) const MAX_ROWS: usize = 128;
+
+/// Where tile `i`, starting at row `start` of the block, is packed: whole-vector stores spill over a tile's end.
 #[inline(always)]
-unsafe fn pack_columns<S: PackSource>(mr: usize, a: S, rows: Range<usize>, ks: Range<usize>, dst: *mut f32) {
+pub(super) fn a_tile_offset(i: usize, start: usize, kc: usize) -> usize {
+    start * kc + i * 16
+}
+
+/// `W >= mr` floats are stored at a time, the surplus being overwritten by the next step's or lost in the gap.
+///
+/// # Safety
+/// See [`pack_a`]; at most [`MAX_ROWS`] rows.
+#[inline(always)]
+unsafe fn pack_columns<S: PackSource, const W: usize>(
+    mr: usize,
+    a: S,
+    rows: Range<usize>,
+    ks: Range<usize>,
+    dst: *mut f32,
+) {
     let (at, m, kc) = (a.t(), rows.len(), ks.len());
+    debug_assert!(m <= MAX_ROWS && mr <= W && W <= 16);
+    let mut column = [0f32; MAX_ROWS + 16];
+    let tiles = m.div_ceil(mr);
+    let mut places = [(0, 0, 0); MAX_ROWS];
+    for (i, place) in places.iter_mut().enumerate().take(tiles) {
+        let tile = part(m, mr, i);
+        *place = (tile.start, a_tile_offset(i, tile.start, kc), tile.len());
+    }
     // Columns outermost: A's columns are read from memory once, in order.
     for (p, k) in ks.enumerate() {
-        for i in 0..m.div_ceil(mr) {
-            let tile = part(m, mr, i);
-            // SAFETY: tile i starts after the kc columns of the rows before it.
-            unsafe {
-                let dst = dst.add(tile.start * kc + p * tile.len());
-                at.copy_row(k, rows.start + tile.start, tile.len(), dst);
+        // SAFETY: the run is inside the block and fits the buffer; tile i has its place in dst, and W floats at any
+        // of its steps end inside its gap.
+        unsafe {
+            at.copy_row(k, rows.start, m, column.as_mut_ptr());
+            for &(row, offset, height) in &places[..tiles] {
+                let from = column.as_ptr().add(row).cast::<[f32; W]>();
+                let to = dst.add(offset + p * height);
+                to.cast::<[f32; W]>().write_unaligned(from.read_unaligned());
             }
         }
     }
@@ -96,12 +132,16 @@ pub(super) unsafe fn pack_b<S: PackSource>(
                 _ => pack_b_transposed::<S, 4>(kernel, b, ks, cols, dst, transpose4),
             }
         } else {
-            simd::dispatch_at(kernel.level, || match (cols.len() == kernel.nr, kernel.nr) {
-                (true, 32) => copy_b::<S, 32>(b, ks, cols.start, dst),
-                (true, 16) => copy_b::<S, 16>(b, ks, cols.start, dst),
-                (true, 8) => copy_b::<S, 8>(b, ks, cols.start, dst),
-                _ => copy_b_padded(b, ks, cols, kernel.nr, dst),
-            });
+            simd::dispatch_at(
+                kernel.level,
+                #[inline(always)]
+                || match (cols.len() == kernel.nr, kernel.nr) {
+                    (true, 32) => copy_b::<S, 32>(b, ks, cols.start, dst),
+                    (true, 16) => copy_b::<S, 16>(b, ks, cols.start, dst),
+                    (true, 8) => copy_b::<S, 8>(b, ks, cols.start, dst),
+                    _ => copy_b_padded(b, ks, cols, kernel.nr, dst),
+                },
+            );
         }
     }
 }
@@ -167,11 +207,15 @@ unsafe fn pack_b_transposed<S: PackSource, const W: usize>(
             }
             for p in (0..ks.len()).step_by(RUN) {
                 let len = (ks.len() - p).min(RUN);
-                simd::dispatch_at(kernel.level, || {
-                    for (i, staged) in staged.iter_mut().enumerate().take(width) {
-                        bt.copy_row(cols.start + j + i, ks.start + p, len, staged.as_mut_ptr());
-                    }
-                });
+                simd::dispatch_at(
+                    kernel.level,
+                    #[inline(always)]
+                    || {
+                        for (i, staged) in staged.iter_mut().enumerate().take(width) {
+                            bt.copy_row(cols.start + j + i, ks.start + p, len, staged.as_mut_ptr());
+                        }
+                    },
+                );
                 let dst = dst.add(p * kernel.nr + j);
                 transpose(staged.as_ptr().cast(), RUN, width, len, dst, kernel.nr);
             }

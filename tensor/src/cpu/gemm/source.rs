@@ -265,6 +265,9 @@ pub trait PackSource: Copy + Send + Sync + Sealed {
     unsafe fn copy_row(self, row: usize, col: usize, len: usize, dst: *mut f32);
 }
 
+/// Elements converted at a time: one AVX-512 register of f32.
+const CHUNK: usize = 16;
+
 impl<E, S> Sealed for MatRef<'_, E, S> {}
 
 impl<'a, E: Element, S: Scale> PackSource for MatRef<'a, E, S> {
@@ -294,15 +297,21 @@ impl<'a, E: Element, S: Scale> PackSource for MatRef<'a, E, S> {
         // SAFETY: the caller keeps the run inside the matrix and gives room for it.
         unsafe {
             let src = self.ptr.add(row * self.rs + col * self.cs);
-            // Its own loop, so that unit stride is vectorised.
+            let mut done = 0;
             if self.cs == 1 {
-                for j in 0..len {
-                    *dst.add(j) = self.scale.apply((*src.add(j)).to_f32(), row, col + j);
+                // Through arrays: LLVM cannot know that `dst` and `src` do not overlap, and would copy one by one.
+                while done + CHUNK <= len {
+                    let from = src.add(done).cast::<[E; CHUNK]>().read_unaligned();
+                    let mut to = [0f32; CHUNK];
+                    for (j, to) in to.iter_mut().enumerate() {
+                        *to = self.scale.apply(from[j].to_f32(), row, col + done + j);
+                    }
+                    dst.add(done).cast::<[f32; CHUNK]>().write_unaligned(to);
+                    done += CHUNK;
                 }
-            } else {
-                for j in 0..len {
-                    *dst.add(j) = self.scale.apply((*src.add(j * self.cs)).to_f32(), row, col + j);
-                }
+            }
+            for j in done..len {
+                *dst.add(j) = self.scale.apply((*src.add(j * self.cs)).to_f32(), row, col + j);
             }
         }
     }

@@ -16,34 +16,23 @@ pub(super) enum Split {
     Heldout,
 }
 
-/// First halves of argument names.
-const PIECES: [&str; 40] = [
-    "left", "right", "new", "old", "raw", "big", "next", "base", "main", "user", "page", "test", "best",
-    "cold", "warm", "fast", "slow", "local", "given", "outer", "inner", "open", "safe", "dark", "wide",
-    "tall", "rich", "home", "data", "shop", "file", "game", "team", "road", "lake", "wind", "moon", "star",
-    "tree", "gold",
+/// First halves of argument names. Short, common words: each has to become a token.
+const PIECES: [&str; 24] = [
+    "left", "right", "new", "old", "raw", "big", "next", "main", "user", "page", "test", "best", "cold",
+    "fast", "open", "dark", "home", "shop", "game", "team", "lake", "moon", "tree", "gold",
 ];
 
-const NUMBER_NOUNS: [&str; 10] =
-    ["count", "size", "rate", "price", "score", "level", "age", "width", "year", "speed"];
-const NUMBERS_NOUNS: [&str; 10] =
-    ["counts", "sizes", "rates", "prices", "scores", "levels", "ages", "points", "years", "marks"];
-const TEXT_NOUNS: [&str; 10] =
-    ["text", "name", "line", "title", "label", "path", "code", "note", "tag", "phrase"];
-const TEXTS_NOUNS: [&str; 10] =
-    ["texts", "names", "lines", "titles", "labels", "paths", "codes", "notes", "tags", "phrases"];
-const TABLE_NOUNS: [&str; 10] =
-    ["table", "stock", "totals", "grades", "costs", "votes", "limits", "wages", "lookup", "record"];
+const NUMBER_NOUNS: [&str; 8] = ["count", "size", "rate", "price", "score", "level", "age", "year"];
+const NUMBERS_NOUNS: [&str; 8] = ["counts", "sizes", "rates", "prices", "scores", "levels", "ages", "years"];
+const TEXT_NOUNS: [&str; 8] = ["text", "name", "line", "label", "path", "code", "note", "tag"];
+const TEXTS_NOUNS: [&str; 8] = ["texts", "names", "lines", "labels", "paths", "codes", "notes", "tags"];
+const TABLE_NOUNS: [&str; 8] = ["table", "stock", "totals", "costs", "votes", "limits", "map", "index"];
 
 /// Second halves of function names; the first half says what the form does.
-const SUBJECTS: [&str; 24] = [
-    "order", "report", "ticket", "account", "budget", "sample", "signal", "batch", "route", "garden",
-    "planet", "market", "player", "member", "parcel", "window", "basket", "letter", "engine", "bridge",
-    "camera", "doctor", "forest", "island",
+const SUBJECTS: [&str; 16] = [
+    "order", "report", "ticket", "budget", "batch", "route", "garden", "planet", "market", "player",
+    "window", "letter", "bridge", "camera", "forest", "island",
 ];
-
-/// The largest integer constant; the smallest is 2, because 0 and 1 are often identities.
-const LARGEST: u32 = 99;
 
 fn side(parts: &[&str]) -> Split {
     if hash(parts).is_multiple_of(5) { Split::Heldout } else { Split::Train }
@@ -92,7 +81,7 @@ impl Kind {
         }
     }
 
-    fn nouns(self) -> &'static [&'static str; 10] {
+    fn nouns(self) -> &'static [&'static str; 8] {
         match self {
             Self::Number | Self::Small => &NUMBER_NOUNS,
             Self::Numbers | Self::SomeNumbers => &NUMBERS_NOUNS,
@@ -106,12 +95,19 @@ impl Kind {
 /// An argument name: its two halves.
 pub(super) type Name = (&'static str, &'static str);
 
+/// A fifth of the options that go with `word` is held out, whatever the word: options are counted from a
+/// place that the word decides.
+fn side_of(word: &str, option: usize) -> Split {
+    if (hash(&["name", word]) % 5 + option as u64).is_multiple_of(5) { Split::Heldout } else { Split::Train }
+}
+
 /// A name for an argument of `kind` whose halves differ from those of `taken`.
 pub(super) fn argument(rng: &mut Rng, split: Split, kind: Kind, taken: &[Name]) -> Name {
     loop {
-        let name = (*rng.pick(&PIECES), *rng.pick(kind.nouns()));
+        let piece = rng.below(PIECES.len());
+        let name = (PIECES[piece], *rng.pick(kind.nouns()));
         let clash = taken.iter().any(|other| other.0 == name.0 || other.1 == name.1);
-        if !clash && side(&["argument", name.0, name.1]) == split {
+        if !clash && side_of(name.1, piece) == split {
             return name;
         }
     }
@@ -120,31 +116,34 @@ pub(super) fn argument(rng: &mut Rng, split: Split, kind: Kind, taken: &[Name]) 
 /// The second half of a function name that starts with `stem`.
 pub(super) fn subject(rng: &mut Rng, split: Split, stem: &str) -> &'static str {
     loop {
-        let subject = *rng.pick(&SUBJECTS);
-        if side(&["function", stem, subject]) == split {
-            return subject;
+        let subject = rng.below(SUBJECTS.len());
+        if side_of(stem, subject) == split {
+            return SUBJECTS[subject];
         }
     }
 }
 
-/// An integer constant that is not among `taken`.
+/// A two-digit integer constant whose first digit is not the first digit of one of `taken`, so that a digit
+/// tells which constant it belongs to.
 pub(super) fn integer(rng: &mut Rng, split: Split, taken: &[u32]) -> u32 {
     loop {
-        let value = rng.between(2, i64::from(LARGEST)) as u32;
+        let value = rng.between(10, 99) as u32;
         let digits = [b'0' + (value / 10) as u8, b'0' + (value % 10) as u8];
         let key = std::str::from_utf8(&digits).unwrap_or_default();
-        if !taken.contains(&value) && side(&["integer", key]) == split {
+        let clash = taken.iter().any(|other| other / 10 == value / 10);
+        if !clash && side(&["integer", key]) == split {
             return value;
         }
     }
 }
 
-/// A string constant, a letter and a digit, that is not among `taken`.
+/// A string constant, a letter and a digit, with a letter that none of `taken` has.
 pub(super) fn code(rng: &mut Rng, split: Split, taken: &[[u8; 2]]) -> [u8; 2] {
     loop {
         let value = [b'a' + rng.below(26) as u8, b'0' + rng.below(10) as u8];
         let key = std::str::from_utf8(&value).unwrap_or_default();
-        if !taken.contains(&value) && side(&["code", key]) == split {
+        let clash = taken.iter().any(|other| other[0] == value[0]);
+        if !clash && side(&["code", key]) == split {
             return value;
         }
     }

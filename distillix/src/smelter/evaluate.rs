@@ -1,0 +1,123 @@
+//! How good a model is on what it never trained on.
+
+use super::data::Dataset;
+use super::data::builtin::{Curriculum, Example, NearestNeighbour, Options};
+use super::metrics::Validation;
+use super::trainer::validation_loss;
+use crate::tokenizer::Tokenizer;
+use anyhow::Result;
+use nn::model::{KvCache, Student};
+use rayon::prelude::*;
+use tensor::{Device, Tensor};
+
+/// Cross-entropy on the dataset's held-out rows, `rows` at a time and at most `batches` times (0: all). `None` if nothing
+/// is held out.
+pub fn validate(model: &Student, dataset: &Dataset, rows: usize, batches: usize) -> Result<Option<Validation>> {
+    let total = match batches {
+        0 => dataset.validation_rows(),
+        n => dataset.validation_rows().min(n * rows),
+    };
+    let (mut nats, mut tokens, mut bytes) = (0.0, 0, 0);
+    for first in (0..total).step_by(rows.max(1)) {
+        let batch = dataset.validation_batch(first, rows.min(total - first))?;
+        let (loss, counted, text) = validation_loss(model, &batch)?;
+        nats += loss;
+        tokens += counted;
+        bytes += text;
+    }
+    if tokens == 0 || bytes == 0 {
+        return Ok(None);
+    }
+    let bits_per_byte = nats / std::f64::consts::LN_2 / bytes as f64;
+    Ok(Some(Validation { loss: nats / tokens as f64, bits_per_byte, exact_match: None }))
+}
+
+/// The likeliest continuation of `prompt`, token by token, until `eos`, `max_new` tokens or the end of the context.
+/// `eos` is not part of it.
+pub fn greedy(model: &Student, prompt: &[u32], max_new: usize, eos: u32) -> Result<Vec<u32>> {
+    let capacity = (prompt.len() + max_new).min(model.config().max_seq);
+    let mut cache = KvCache::new(model.config(), capacity, &Device::Cpu)?;
+    let mut new = Vec::new();
+    let mut unread: Vec<u32> = prompt.to_vec();
+    while new.len() < max_new && cache.len() + unread.len() <= capacity {
+        let ids = Tensor::from_slice(&unread, &[1, unread.len()], &Device::Cpu)?;
+        let logits = model.decode(&ids, &mut cache)?.to_vec::<f32>()?;
+        let id = argmax(&logits);
+        if id == eos {
+            break;
+        }
+        new.push(id);
+        unread = vec![id];
+    }
+    Ok(new)
+}
+
+/// Index of the largest number; the first of equals.
+fn argmax(x: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, value) in x.iter().enumerate() {
+        if *value > x[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// Held-out functions of the built-in curriculum, and what a body must be to count.
+pub struct Exam {
+    examples: Vec<Example>,
+    prompts: Vec<Vec<u32>>,
+    max_new: Vec<usize>,
+}
+
+impl Exam {
+    /// The first `n` held-out functions; half of them are compositions that never occur in training.
+    pub fn new(options: Options, n: usize, tokenizer: &Tokenizer) -> Result<Self> {
+        let curriculum = Curriculum::new(0, options);
+        let examples: Vec<Example> = (0..n as u64).map(|i| curriculum.heldout_example(i)).collect();
+        let mut exam = Exam { examples: Vec::new(), prompts: Vec::new(), max_new: Vec::new() };
+        for example in &examples {
+            let mut prompt = vec![tokenizer.bos()];
+            prompt.extend(tokenizer.encode_document(&example.prompt)?);
+            exam.prompts.push(prompt);
+            // A right body is no longer than the longest accepted one.
+            let longest = example.accepted.iter().map(String::len).max().unwrap_or(0);
+            exam.max_new.push(longest + 1);
+        }
+        exam.examples = examples;
+        Ok(exam)
+    }
+
+    /// The functions.
+    pub fn examples(&self) -> &[Example] {
+        &self.examples
+    }
+
+    /// The greedy body of function `i`.
+    pub fn body(&self, model: &Student, tokenizer: &Tokenizer, i: usize) -> Result<String> {
+        let new = greedy(model, &self.prompts[i], self.max_new[i], tokenizer.eos())?;
+        Ok(tokenizer.decode_completion(&self.prompts[i], &new))
+    }
+
+    /// For each function, whether the greedy body is right.
+    pub fn grade(&self, model: &Student, tokenizer: &Tokenizer) -> Result<Vec<bool>> {
+        (0..self.examples.len())
+            .into_par_iter()
+            .map(|i| Ok(self.examples[i].accepts(&self.body(model, tokenizer, i)?)))
+            .collect()
+    }
+
+    /// Share of the functions that the nearest of `n` training examples gets right, names carried over: what a model
+    /// must beat to have learned more than its examples.
+    pub fn baseline(&self, options: Options, seed: u64, n: u64) -> f64 {
+        let curriculum = Curriculum::new(seed, options);
+        let neighbours = NearestNeighbour::new((0..n).map(|i| curriculum.train_example(i)));
+        let scores = neighbours.score(&self.examples);
+        scores.verbatim.max(scores.renamed)
+    }
+}
+
+/// Share of `true`.
+pub fn share(grades: &[bool]) -> f64 {
+    grades.iter().filter(|&&right| right).count() as f64 / grades.len().max(1) as f64
+}

@@ -1,0 +1,446 @@
+//! A training run from its config to its model: start or resume, steps, validation, checkpoints.
+
+use super::checkpoint::{self, Best, State};
+use super::config::Config;
+use super::data::builtin::{self, Curriculum};
+use super::data::{Dataset, ExampleGenerator, Prefetch, Progress as DataProgress, SourceKind};
+use super::evaluate::{Exam, greedy, share, validate};
+use super::health::{self, Watch};
+use super::metrics::{Line, Metrics, Validation, Window};
+use super::run_folder::{RunFolder, write_whole};
+use super::teacher;
+use super::trainer::{StepReport, Trainer};
+use crate::run::load_model;
+use crate::tokenizer::Tokenizer;
+use anyhow::{Context, Result, bail, ensure};
+use nn::model::Student;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+use tensor::Device;
+
+/// Name of the tokenizer inside the program.
+pub const EMBEDDED: &str = "embedded";
+/// Held-out functions of the built-in curriculum that decide the exact-match figure.
+pub const EXAM_SIZE: usize = 400;
+/// Steps made ahead by the data thread.
+const PREFETCH: usize = 2;
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Everything that decides the run.
+    pub config: Config,
+    /// Its folder.
+    pub out: PathBuf,
+    /// Go on from the newest checkpoint.
+    pub resume: bool,
+    /// Start from this run's weights instead of random ones.
+    pub init: Option<PathBuf>,
+    /// Set from outside to end after the current step.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// What happens during a run.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Text is being tokenized.
+    Data(&'a DataProgress),
+    /// The model stands and steps begin.
+    Begin {
+        /// Steps done before.
+        step: u64,
+        /// Steps in all.
+        steps: u64,
+        /// Trained elements.
+        parameters: usize,
+        /// Tokens a step.
+        tokens_per_step: usize,
+    },
+    /// A step was made.
+    Step(&'a StepReport),
+    /// A line was written to `metrics.jsonl`.
+    Metrics(&'a Line),
+    /// The model was validated.
+    Validated(u64, &'a Validation),
+    /// The model completed a held-out prompt.
+    Sample {
+        /// Steps done.
+        step: u64,
+        /// What it was given.
+        prompt: &'a str,
+        /// What it wrote.
+        completion: &'a str,
+    },
+    /// Something is not well.
+    Warning(&'a str),
+    /// A checkpoint was saved.
+    Saved(&'a std::path::Path),
+    /// Something that takes a moment begins.
+    Working(&'a str),
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Steps done.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Steps skipped.
+    pub skipped: u64,
+    /// Validation before the first step; `None` when resumed or nothing is held out.
+    pub before: Option<Validation>,
+    /// Validation of the result.
+    pub after: Option<Validation>,
+    /// Validation of the teacher.
+    pub teacher: Option<Validation>,
+    /// Exact match of the nearest training neighbour, for built-in data.
+    pub baseline: Option<f64>,
+    /// Prompts and completions of the result.
+    pub completions: Vec<(String, String)>,
+}
+
+impl Outcome {
+    /// Whether all steps are done.
+    pub fn is_finished(&self) -> bool {
+        self.step >= self.steps
+    }
+}
+
+/// Runs, and leaves the model in the run folder.
+pub fn train(options: &Options, on_event: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<Outcome> {
+    let run = RunFolder::lock(&options.out)?;
+    let config = settle(&run, options)?;
+    config.validate()?;
+    let mut session = Session::open(&run, config, options, on_event)?;
+    session.run(&run, options, on_event)
+}
+
+/// The config that counts: the given one, checked against that of a run that is resumed.
+fn settle(run: &RunFolder, options: &Options) -> Result<Config> {
+    let mut config = options.config.clone();
+    let saved = run.saved_config()?;
+    if let (Some(_), false) = (&saved, options.resume) {
+        bail!("{} already holds a run: go on with --resume, or choose another --out", run.path().display());
+    }
+    if let Some(saved) = &saved {
+        // A longer run keeps the fall of its learning rates unless another was asked for.
+        config.training.decay_steps = config.training.decay_steps.or(saved.training.decay_steps);
+        let differences = forbidden_differences(saved, &config)?;
+        ensure!(
+            differences.is_empty(),
+            "the run in {} was started with another config: {}. Only a larger training.steps and the cadences may change",
+            run.path().display(),
+            differences.join("; ")
+        );
+    }
+    let training = &mut config.training;
+    training.decay_steps = training.decay_steps.or(Some(training.steps));
+    Ok(config)
+}
+
+/// Differences that a resumed run may not have.
+fn forbidden_differences(saved: &Config, now: &Config) -> Result<Vec<String>> {
+    let mut allowed = saved.clone();
+    let (a, b) = (&mut allowed.training, &now.training);
+    a.steps = a.steps.max(b.steps);
+    a.checkpoint_every = b.checkpoint_every;
+    a.keep_checkpoints = b.keep_checkpoints;
+    a.eval_every = b.eval_every;
+    a.eval_batches = b.eval_batches;
+    a.sample_every = b.sample_every;
+    a.log_every = b.log_every;
+    allowed.differences(now)
+}
+
+/// A run in memory.
+struct Session {
+    config: Config,
+    tokenizer: Arc<Tokenizer>,
+    dataset: Arc<Dataset>,
+    exam: Option<Exam>,
+    trainer: Trainer,
+    state: State,
+    metrics: Metrics,
+}
+
+impl Session {
+    fn open(
+        run: &RunFolder,
+        config: Config,
+        options: &Options,
+        on_event: &mut (dyn FnMut(Event<'_>) + Send),
+    ) -> Result<Self> {
+        let device = Device::Cpu;
+        let training = &config.training;
+        let resuming = run.config().exists();
+        let init = options.init.as_deref().filter(|_| !resuming).map(load_model).transpose()?;
+        let teacher = teacher::load(&config.distillation)?;
+        let tokenizer = match (&config.data.tokenizer, &init, &teacher) {
+            _ if resuming && run.tokenizer().exists() => Tokenizer::load(&run.tokenizer())?,
+            (Some(name), ..) if name == EMBEDDED => embedded_tokenizer()?,
+            (Some(path), ..) => Tokenizer::load(path.as_ref())?,
+            (None, Some(init), _) => Tokenizer::from_bytes(init.tokenizer.file(), None)?,
+            (None, None, Some(teacher)) => Tokenizer::from_bytes(teacher.tokenizer.file(), None)?,
+            (None, None, None) => bail!(
+                "no tokenizer: give --tokenizer tokenizer.json (any Hugging Face tokenizer, or one made by \
+                 `distillix tokenizer train`), or --set data.tokenizer={EMBEDDED} for the built-in one"
+            ),
+        };
+        let tokenizer = Arc::new(tokenizer);
+        let vocab = config.model.vocab_size;
+        ensure!(
+            tokenizer.len() <= vocab,
+            "the tokenizer has {} tokens, model.vocab_size is {vocab}: set it to {}",
+            tokenizer.len(),
+            tokenizer.padded_len()
+        );
+        for (model, what) in [(&init, "--init"), (&teacher, "the teacher")] {
+            if let Some(model) = model {
+                ensure!(
+                    model.tokenizer.hash() == tokenizer.hash(),
+                    "{what} has another tokenizer than this run: token ids would not mean the same"
+                );
+            }
+        }
+        let builtin = Arc::new(Builtin::new(training.seed, config.data.builtin));
+        let generator: Arc<dyn ExampleGenerator> = builtin;
+        let dataset = {
+            let events = std::sync::Mutex::new(&mut *on_event);
+            let on_progress = |progress: &DataProgress| {
+                if let Ok(mut on_event) = events.lock() {
+                    on_event(Event::Data(progress));
+                }
+            };
+            Dataset::open(&config.data, Arc::clone(&tokenizer), training.seq_len, training.seed, &generator, &on_progress)?
+        };
+        let student = match init {
+            Some(init) => {
+                ensure!(
+                    init.model.config() == &config.model,
+                    "--init has another `model` section than this run; take it over with --config {}/config.json",
+                    options.init.as_deref().unwrap_or(run.path()).display()
+                );
+                init.model
+            }
+            None => Student::random(config.model.clone(), tokenizer.len(), &device, training.seed)?,
+        };
+        let is_builtin = config.data.sources.iter().any(|s| s.resolved_kind() == SourceKind::Builtin);
+        let exam = is_builtin.then(|| Exam::new(config.data.builtin, EXAM_SIZE, &tokenizer)).transpose()?;
+        let mut trainer = Trainer::new(config.clone(), student, teacher.map(|t| t.model))?;
+        checkpoint::clean(run)?;
+        std::fs::create_dir_all(run.checkpoints())?;
+        let warn = |text: String| on_event(Event::Warning(&text));
+        let state = if resuming { checkpoint::resume(run, &mut trainer, warn)? } else { None };
+        let state = state.unwrap_or_default();
+        if !run.tokenizer().exists() {
+            tokenizer.save(run.path())?;
+        }
+        write_whole(&run.chat_template(), config.data.template.as_bytes())?;
+        // Last, so that a folder with a config has everything else.
+        write_whole(&run.config(), config.to_json()?.as_bytes())?;
+        let metrics = Metrics::open(&run.metrics(), state.progress.step)?;
+        Ok(Session { config, tokenizer, dataset: Arc::new(dataset), exam, trainer, state, metrics })
+    }
+
+    fn run(
+        &mut self,
+        run: &RunFolder,
+        options: &Options,
+        on_event: &mut (dyn FnMut(Event<'_>) + Send),
+    ) -> Result<Outcome> {
+        let training = self.config.training.clone();
+        let first = self.trainer.progress().step;
+        on_event(Event::Begin {
+            step: first,
+            steps: training.steps,
+            parameters: self.trainer.student().params().numel(),
+            tokens_per_step: training.tokens_per_step(),
+        });
+        let mut before = None;
+        if first == 0 {
+            on_event(Event::Working("validating the untrained model"));
+            before = self.validate(self.trainer.student())?;
+        }
+        let mut data = Prefetch::start(
+            Arc::clone(&self.dataset),
+            first..training.steps,
+            training.micro_batches(),
+            training.micro_batch,
+            PREFETCH,
+        )?;
+        let mut watch = Watch::new(training.health.clone(), training.warmup_steps);
+        let mut window = Window::default();
+        let mut since = Instant::now();
+        while self.trainer.progress().step < training.steps {
+            let Some(step) = data.next() else { break };
+            let report = self.trainer.step(&step?)?;
+            window.push(&report);
+            on_event(Event::Step(&report));
+            let (step, last) = (report.step, report.step == training.steps);
+            if let Some(reason) = &report.skipped {
+                self.warn(step, &format!("step {step} was skipped: {reason}"), on_event)?;
+                if self.trainer.progress().skipped_in_row >= training.max_bad_steps {
+                    self.save(run, on_event)?;
+                    bail!(
+                        "stopped at step {step}: {} steps in a row were skipped, the last because {reason}. The weights \
+                         are those before them; lower the learning rates or look at the data",
+                        training.max_bad_steps
+                    );
+                }
+            }
+            let layers = health::layers(self.trainer.student().params());
+            for warning in watch.check(step, &layers) {
+                self.warn(step, &warning, on_event)?;
+            }
+            let due = |every: u64| every > 0 && step.is_multiple_of(every);
+            if due(training.log_every) || last {
+                let skipped = self.trainer.progress().skipped;
+                if let Some(line) = window.line(since.elapsed().as_secs_f64(), skipped, layers) {
+                    self.metrics.write(&line)?;
+                    on_event(Event::Metrics(&line));
+                }
+                since = Instant::now();
+            }
+            let stopping = options.stop.load(Ordering::Relaxed) && !last;
+            if (due(training.eval_every) && !last) && !stopping {
+                self.evaluate(step, on_event)?;
+            }
+            if due(training.sample_every) && !stopping {
+                self.sample(step, on_event)?;
+            }
+            if last {
+                self.evaluate(step, on_event)?;
+            }
+            if due(training.checkpoint_every) || last || stopping {
+                self.save(run, on_event)?;
+            }
+            if stopping {
+                break;
+            }
+        }
+        self.outcome(before, on_event)
+    }
+
+    fn outcome(
+        &mut self,
+        before: Option<Validation>,
+        on_event: &mut (dyn FnMut(Event<'_>) + Send),
+    ) -> Result<Outcome> {
+        let progress = self.trainer.progress();
+        let mut outcome = Outcome {
+            step: progress.step,
+            steps: self.config.training.steps,
+            skipped: progress.skipped,
+            before,
+            after: None,
+            teacher: None,
+            baseline: None,
+            completions: Vec::new(),
+        };
+        if !outcome.is_finished() {
+            return Ok(outcome);
+        }
+        on_event(Event::Working("comparing with the teacher and the nearest neighbour"));
+        outcome.after = self.validate(self.trainer.student())?;
+        outcome.teacher = self.trainer.teacher().map(|teacher| self.validate(teacher)).transpose()?.flatten();
+        if let Some(exam) = &self.exam {
+            let data = &self.config.data;
+            outcome.baseline = Some(exam.baseline(data.builtin, self.config.training.seed, BASELINE_EXAMPLES));
+            for i in [0, 1, 3] {
+                let body = exam.body(self.trainer.student(), &self.tokenizer, i)?;
+                outcome.completions.push((exam.examples()[i].prompt.clone(), body));
+            }
+        }
+        Ok(outcome)
+    }
+
+    fn warn(&mut self, step: u64, text: &str, on_event: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<()> {
+        self.metrics.write(&Line { step, warning: Some(text.to_owned()), ..Line::default() })?;
+        on_event(Event::Warning(text));
+        Ok(())
+    }
+
+    fn validate(&self, model: &Student) -> Result<Option<Validation>> {
+        let training = &self.config.training;
+        let mut found = validate(model, &self.dataset, training.micro_batch, training.eval_batches)?;
+        if let (Some(found), Some(exam)) = (&mut found, &self.exam) {
+            found.exact_match = Some(share(&exam.grade(model, &self.tokenizer)?));
+        }
+        Ok(found)
+    }
+
+    fn evaluate(&mut self, step: u64, on_event: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<()> {
+        let Some(found) = self.validate(self.trainer.student())? else { return Ok(()) };
+        self.metrics.write(&Line { step, validation: Some(found), ..Line::default() })?;
+        on_event(Event::Validated(step, &found));
+        // Only a step with a checkpoint can be the best one that is kept.
+        let training = &self.config.training;
+        let saved = step.is_multiple_of(training.checkpoint_every) || step == training.steps;
+        if saved && self.state.best.is_none_or(|best| found.loss < best.loss) {
+            self.state.best = Some(Best { step, loss: found.loss });
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, run: &RunFolder, on_event: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<()> {
+        self.state.progress = self.trainer.progress();
+        let path = checkpoint::save(run, &self.trainer, &self.state, self.config.training.keep_checkpoints)?;
+        on_event(Event::Saved(&path));
+        Ok(())
+    }
+
+    /// Completes the beginning of a held-out text.
+    fn sample(&self, step: u64, on_event: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<()> {
+        const PROMPT: usize = 48;
+        const NEW: usize = 64;
+        let model = self.trainer.student();
+        if let Some(exam) = &self.exam {
+            let i = step as usize % exam.examples().len();
+            let body = exam.body(model, &self.tokenizer, i)?;
+            on_event(Event::Sample { step, prompt: &exam.examples()[i].prompt, completion: &body });
+        } else if self.dataset.validation_rows() > 0 {
+            let row = step as usize % self.dataset.validation_rows();
+            let batch = self.dataset.validation_batch(row, 1)?;
+            let document = batch.docs.iter().take_while(|&&doc| doc == batch.docs[0]).count();
+            let prompt: Vec<u32> = batch.ids[..document.min(PROMPT)].iter().map(|&id| id as u32).collect();
+            let new = greedy(model, &prompt, NEW, self.tokenizer.eos())?;
+            let text = self.tokenizer.decode_document(&prompt);
+            let completion = self.tokenizer.decode_completion(&prompt, &new);
+            on_event(Event::Sample { step, prompt: &text, completion: &completion });
+        }
+        Ok(())
+    }
+}
+
+/// Training examples that the nearest-neighbour baseline chooses from.
+const BASELINE_EXAMPLES: u64 = 20_000;
+
+/// The tokenizer of the built-in curriculum.
+pub fn embedded_tokenizer() -> Result<Tokenizer> {
+    Tokenizer::from_bytes(builtin::TOKENIZER_JSON.as_bytes(), None).context("the embedded tokenizer")
+}
+
+/// The curriculum as a source: the run's seed draws the training examples, never the held-out ones.
+struct Builtin {
+    train: Curriculum,
+    heldout: Curriculum,
+}
+
+impl Builtin {
+    fn new(seed: u64, options: builtin::Options) -> Self {
+        Builtin { train: Curriculum::new(seed, options), heldout: Curriculum::new(0, options) }
+    }
+}
+
+impl ExampleGenerator for Builtin {
+    fn example(&self, split: super::data::Split, index: u64) -> super::data::Example {
+        let example = match split {
+            super::data::Split::Train => self.train.train_example(index),
+            super::data::Split::Validation => self.heldout.heldout_example(index),
+        };
+        super::data::Example { prompt: example.prompt, response: example.response }
+    }
+}
