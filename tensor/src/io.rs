@@ -52,6 +52,22 @@ impl SafeTensors {
         }
         // SAFETY: the file is not changed in place while it is mapped, which the type's documentation asks for.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| io_error(path, e))?;
+        Self::from_map(path, map)
+    }
+
+    /// Reads a file's content from memory, with the same checks; its tensors share a copy.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let path = Path::new("safetensors in memory");
+        if bytes.len() < 8 {
+            let message = format!("{} bytes are too few for a safetensors file", bytes.len());
+            return Err(format_error(path, message));
+        }
+        let mut map = memmap2::MmapMut::map_anon(bytes.len()).map_err(|e| io_error(path, e))?;
+        map.copy_from_slice(bytes);
+        Self::from_map(path, map.make_read_only().map_err(|e| io_error(path, e))?)
+    }
+
+    fn from_map(path: &Path, map: Mmap) -> Result<Self> {
         let (tensors, metadata) = parse(&map).map_err(|message| format_error(path, message))?;
         let index = tensors.iter().enumerate().map(|(i, t)| (t.name.clone(), i)).collect();
         Ok(SafeTensors { path: path.into(), map: Arc::new(map), tensors, index, metadata })

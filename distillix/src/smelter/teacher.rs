@@ -2,7 +2,7 @@
 
 use super::config::{Config, DistillationConfig};
 use super::train::{EMBEDDED, embedded_tokenizer};
-use crate::run::{LoadedModel, load_model};
+use crate::run::RunModel;
 use anyhow::{Context, Result};
 use nn::model::Student;
 use std::path::Path;
@@ -14,19 +14,19 @@ const WEIGHTS: &[u8] = include_bytes!("teacher/model.safetensors");
 const CONFIG: &str = include_str!("teacher/config.json");
 
 /// The teacher that the config names, if any.
-pub fn load(config: &DistillationConfig) -> Result<Option<LoadedModel>> {
+pub fn load(config: &DistillationConfig) -> Result<Option<RunModel>> {
     match config.teacher.as_deref() {
         None => Ok(None),
         Some(EMBEDDED) => embedded().map(Some).context("the embedded teacher"),
-        Some(path) => load_model(Path::new(path)).map(Some).with_context(|| format!("the teacher {path}")),
+        Some(path) => RunModel::load(Path::new(path), &Device::Cpu).map(Some).context("the teacher"),
     }
 }
 
-fn embedded() -> Result<LoadedModel> {
+fn embedded() -> Result<RunModel> {
     let config = Config::default().with_json(CONFIG, "config.json")?;
     let tokenizer = embedded_tokenizer()?;
-    let mut model = Student::new(config.model, tokenizer.len(), &Device::Cpu, |_, _, _| Ok(()))?;
+    let mut student = Student::new(config.model.clone(), tokenizer.len(), &Device::Cpu, |_, _, _| Ok(()))?;
     let file = SafeTensors::from_bytes(WEIGHTS)?;
-    model.params_mut().load(|name| file.info(name).map(|_| file.tensor(name)).transpose())?;
-    Ok(LoadedModel { model, tokenizer, template: None })
+    student.params_mut().load(|name| file.info(name).map(|_| file.tensor(name)).transpose())?;
+    Ok(RunModel { config, tokenizer, student, template: None })
 }

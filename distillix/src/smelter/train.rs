@@ -10,7 +10,7 @@ use super::metrics::{Line, Metrics, Validation, Window};
 use super::run_folder::{RunFolder, write_whole};
 use super::teacher;
 use super::trainer::{StepReport, Trainer};
-use crate::run::load_model;
+use crate::run::RunModel;
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, bail, ensure};
 use nn::model::Student;
@@ -20,10 +20,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tensor::Device;
 
-/// Name of the tokenizer inside the program.
+/// Name of the teacher inside the program.
 pub const EMBEDDED: &str = "embedded";
 /// Held-out functions of the built-in curriculum that decide the exact-match figure.
 pub const EXAM_SIZE: usize = 400;
+/// A vocabulary more times larger than its tokenizer is a mistake.
+const MOST_PADDING: usize = 4;
 /// Steps made ahead by the data thread.
 const PREFETCH: usize = 2;
 
@@ -176,19 +178,23 @@ impl Session {
         let device = Device::Cpu;
         let training = &config.training;
         let resuming = run.config().exists();
-        let init = options.init.as_deref().filter(|_| !resuming).map(load_model).transpose()?;
+        let init = options.init.as_deref().filter(|_| !resuming).map(|path| RunModel::load(path, &device)).transpose()?;
         let teacher = teacher::load(&config.distillation)?;
-        let tokenizer = match (&config.data.tokenizer, &init, &teacher) {
-            _ if resuming && run.tokenizer().exists() => Tokenizer::load(&run.tokenizer())?,
-            (Some(name), ..) if name == EMBEDDED => embedded_tokenizer()?,
-            (Some(path), ..) => Tokenizer::load(path.as_ref())?,
-            (None, Some(init), _) => Tokenizer::from_bytes(init.tokenizer.file(), None)?,
-            (None, None, Some(teacher)) => Tokenizer::from_bytes(teacher.tokenizer.file(), None)?,
-            (None, None, None) => bail!(
-                "no tokenizer: give --tokenizer tokenizer.json (any Hugging Face tokenizer, or one made by \
-                 `distillix tokenizer train`), or --set data.tokenizer={EMBEDDED} for the built-in one"
-            ),
+        let given = teacher.as_ref().filter(|_| config.distillation.teacher.as_deref() != Some(EMBEDDED));
+        let tokenizer = match (&config.data.tokenizer, init.as_ref().or(given)) {
+            _ if resuming => Tokenizer::load(&run.tokenizer())?,
+            (Some(path), _) => Tokenizer::load(path)?,
+            (None, Some(model)) => Tokenizer::from_bytes(model.tokenizer.file(), None)?,
+            (None, None) => embedded_tokenizer()?,
         };
+        ensure!(
+            config.model.vocab_size <= MOST_PADDING * tokenizer.len(),
+            "the tokenizer has {} tokens, model.vocab_size is {}: give the tokenizer meant for it with \
+             --tokenizer tokenizer.json, or set model.vocab_size to {}",
+            tokenizer.len(),
+            config.model.vocab_size,
+            tokenizer.padded_len()
+        );
         let tokenizer = Arc::new(tokenizer);
         let vocab = config.model.vocab_size;
         ensure!(
@@ -205,8 +211,7 @@ impl Session {
                 );
             }
         }
-        let builtin = Arc::new(Builtin::new(training.seed, config.data.builtin));
-        let generator: Arc<dyn ExampleGenerator> = builtin;
+        let generator: Arc<dyn ExampleGenerator> = Arc::new(Builtin::new(training.seed, config.data.builtin));
         let dataset = {
             let events = std::sync::Mutex::new(&mut *on_event);
             let on_progress = |progress: &DataProgress| {
@@ -214,22 +219,22 @@ impl Session {
                     on_event(Event::Data(progress));
                 }
             };
-            Dataset::open(&config.data, Arc::clone(&tokenizer), training.seq_len, training.seed, &generator, &on_progress)?
+            Dataset::open(&config.data, Arc::clone(&tokenizer), training.seq_len, training.seed, Some(generator), &on_progress)?
         };
         let student = match init {
             Some(init) => {
                 ensure!(
-                    init.model.config() == &config.model,
+                    init.student.config() == &config.model,
                     "--init has another `model` section than this run; take it over with --config {}/config.json",
                     options.init.as_deref().unwrap_or(run.path()).display()
                 );
-                init.model
+                init.student
             }
             None => Student::random(config.model.clone(), tokenizer.len(), &device, training.seed)?,
         };
         let is_builtin = config.data.sources.iter().any(|s| s.resolved_kind() == SourceKind::Builtin);
         let exam = is_builtin.then(|| Exam::new(config.data.builtin, EXAM_SIZE, &tokenizer)).transpose()?;
-        let mut trainer = Trainer::new(config.clone(), student, teacher.map(|t| t.model))?;
+        let mut trainer = Trainer::new(config.clone(), student, teacher.map(|t| t.student))?;
         checkpoint::clean(run)?;
         std::fs::create_dir_all(run.checkpoints())?;
         let warn = |text: String| on_event(Event::Warning(&text));

@@ -1,9 +1,8 @@
-//! Weights in {-1, 0, 1} with one scale, activations in 8 bits with a scale a row (BitNet b1.58).
+//! Weights in {-1, 0, 1} with one scale, activations in 8 bits with a scale a row (BitNet b1.58, Ma et al. 2024).
 
+use tensor::cpu::gemm::MatMut;
+use tensor::cpu::ternary::{PackedTernary, quantize_activations, quantize_weights, ternary_gemm};
 use tensor::{DType, Error, Result, Tensor};
-
-/// Smallest scale of a weight, and smallest largest-magnitude of a row of activations.
-pub const EPS: f32 = 1e-5;
 
 /// Activations in 8 bits: codes `[…, K]` i8 and a scale a row, f32 `[rows]`.
 #[derive(Clone, Debug)]
@@ -17,17 +16,9 @@ impl QuantizedRows {
     /// `Xq = clamp(round(x·s), -128, 127)`, half to even.
     pub fn new(x: &Tensor) -> Result<Self> {
         let x = x.contiguous()?;
-        let k = x.last_dim().max(1);
         let mut codes = Tensor::empty(x.dims(), DType::I8, &x.device())?;
-        let mut scales = Tensor::empty(&[x.numel() / k], DType::F32, &x.device())?;
-        let rows = codes.as_mut_slice::<i8>()?.chunks_exact_mut(k).zip(x.as_slice::<f32>()?.chunks_exact(k));
-        for ((q, x), s) in rows.zip(scales.as_mut_slice::<f32>()?) {
-            let max = x.iter().fold(0f32, |m, x| m.max(x.abs()));
-            *s = 127.0 / max.max(EPS);
-            for (q, &x) in q.iter_mut().zip(x) {
-                *q = (x * *s).round_ties_even().clamp(-128.0, 127.0) as i8;
-            }
-        }
+        let mut scales = Tensor::empty(&[x.numel() / x.last_dim().max(1)], DType::F32, &x.device())?;
+        quantize_activations(x.as_slice::<f32>()?, codes.as_mut_slice()?, scales.as_mut_slice()?);
         Ok(QuantizedRows { codes, scales })
     }
 
@@ -54,7 +45,10 @@ pub struct CodeStats {
 /// Codes and scale of one weight `[N, K]`: `γ = max(mean|W|, 1e-5)`, `Wq = clamp(round(W/γ), -1, 1)`, half to even.
 #[derive(Debug)]
 pub struct Ternary {
+    /// Row-major, for the backward pass.
     codes: Tensor,
+    /// As the integer product reads them.
+    packed: PackedTernary,
     gamma: f32,
     stats: CodeStats,
 }
@@ -62,8 +56,10 @@ pub struct Ternary {
 impl Ternary {
     /// Quantizes a weight, f32 `[N, K]`.
     pub fn new(weight: &Tensor) -> Result<Self> {
+        let [n, k] = weight.dims_n("ternary")?;
         let codes = Tensor::zeros(weight.dims(), DType::I8, &weight.device())?;
-        let mut ternary = Ternary { codes, gamma: EPS, stats: CodeStats::default() };
+        let packed = PackedTernary::new(codes.as_slice::<i8>()?, n, k);
+        let mut ternary = Ternary { codes, packed, gamma: 0.0, stats: CodeStats::default() };
         ternary.refresh(weight)?;
         ternary.stats.flips = 0;
         Ok(ternary)
@@ -75,17 +71,11 @@ impl Ternary {
             let message = format!("weight {:?} for codes {:?}", weight.dims(), self.codes.dims());
             return Err(Error::shape("ternary", message));
         }
-        let w = weight.as_slice::<f32>()?;
-        let sum: f64 = w.chunks(4096).map(|b| b.iter().map(|x| f64::from(x.abs())).sum::<f64>()).sum();
-        self.gamma = ((sum / w.len() as f64) as f32).max(EPS);
-        let mut stats = CodeStats::default();
-        for (q, &w) in self.codes.as_mut_slice::<i8>()?.iter_mut().zip(w) {
-            let new = (w / self.gamma).round_ties_even().clamp(-1.0, 1.0) as i8;
-            stats.flips += usize::from(new != *q);
-            stats.counts[(new + 1) as usize] += 1;
-            *q = new;
-        }
-        self.stats = stats;
+        let codes = self.codes.as_mut_slice::<i8>()?;
+        let found = quantize_weights(weight.as_slice::<f32>()?, codes);
+        self.packed.repack(codes);
+        self.gamma = found.gamma;
+        self.stats = CodeStats { counts: [found.minus, found.zero, found.plus], flips: found.flips };
         Ok(())
     }
 
@@ -104,18 +94,16 @@ impl Ternary {
         self.stats
     }
 
-    /// `y = acc·(γ/s)` with `acc = Xq·Wqᵀ` exact: x `[…, K]`, y f32 `[…, N]`.
+    /// `y = acc·(γ/s)` with `acc = Xq·Wqᵀ` exact in integers: x `[…, K]`, y f32 `[…, N]`.
     pub fn product(&self, x: &QuantizedRows, y: &mut Tensor) -> Result<()> {
         let [n, k] = self.codes.dims_n("ternary")?;
-        let (codes, scales) = (x.codes.as_slice::<i8>()?, x.scales.as_slice::<f32>()?);
-        let w = self.codes.as_slice::<i8>()?;
-        for ((y, x), s) in y.as_mut_slice::<f32>()?.chunks_exact_mut(n).zip(codes.chunks_exact(k)).zip(scales)
-        {
-            for (y, w) in y.iter_mut().zip(w.chunks_exact(k)) {
-                let acc: i32 = x.iter().zip(w).map(|(&x, &w)| i32::from(x) * i32::from(w)).sum();
-                *y = acc as f32 * (self.gamma / s);
-            }
+        let rows = x.scales.numel();
+        if x.codes.last_dim() != k || y.numel() != rows * n {
+            let message = format!("x {:?} and y {:?} for codes {:?}", x.codes.dims(), y.dims(), self.codes.dims());
+            return Err(Error::shape("ternary", message));
         }
+        let (codes, scales) = (x.codes.as_slice::<i8>()?, x.scales.as_slice::<f32>()?);
+        ternary_gemm(codes, scales, &self.packed, self.gamma, MatMut::row_major(y.as_mut_slice()?, rows, n));
         Ok(())
     }
 }

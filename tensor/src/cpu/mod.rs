@@ -11,4 +11,5 @@ pub(crate) mod reduce;
 pub mod simd;
 pub(crate) mod softmax;
 pub(crate) mod sort;
+pub mod ternary;
 pub(crate) mod walk;

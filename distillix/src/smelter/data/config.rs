@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 pub struct DataConfig {
     /// Where examples come from. Without any, the built-in curriculum.
     pub sources: Vec<SourceConfig>,
-    /// A `tokenizer.json` or a folder that holds one; `null` for the built-in curriculum's.
+    /// A `tokenizer.json` or a folder that holds one; `null` for that of `--init` or the teacher, else the built-in
+    /// curriculum's.
     pub tokenizer: Option<PathBuf>,
+    /// What the built-in curriculum writes.
+    pub builtin: super::builtin::Options,
     /// Share of plain documents that are turned into fill-in-the-middle form, half of them prefix-suffix-middle and
     /// half suffix-prefix-middle. Prompt/response documents are never.
     pub fim_rate: f64,
@@ -32,6 +35,7 @@ impl Default for DataConfig {
         Self {
             sources: vec![SourceConfig::default()],
             tokenizer: None,
+            builtin: super::builtin::Options::default(),
             fim_rate: 0.5,
             template: super::template::DEFAULT.to_owned(),
             validation_fraction: 0.01,

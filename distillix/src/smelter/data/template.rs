@@ -49,6 +49,7 @@ pub enum Piece {
 }
 
 /// A compiled template.
+#[derive(Debug)]
 pub struct Template {
     environment: Environment<'static>,
     source: String,

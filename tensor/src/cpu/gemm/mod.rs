@@ -12,7 +12,7 @@ mod avx2;
 mod avx512;
 mod driver;
 mod kernel;
-mod pack;
+pub(crate) mod pack;
 mod scalar;
 pub(crate) mod scratch;
 mod source;
@@ -79,4 +79,4 @@ fn check_shapes(a: [usize; 2], b: [usize; 2], c: [usize; 2]) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 /// Cuts `len` into the fewest parts of at most `max`, sizes differing by at most one, and returns part `i`.
 #[inline(always)]
-pub(super) fn part(len: usize, max: usize, i: usize) -> Range<usize> {
+pub(crate) fn part(len: usize, max: usize, i: usize) -> Range<usize> {
     let parts = len.div_ceil(max);
     let (size, longer) = (len / parts, len % parts);
     let start = i * size + i.min(longer);

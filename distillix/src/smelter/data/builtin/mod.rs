@@ -21,6 +21,7 @@ pub use check::Check;
 
 use names::{Kind, Split};
 use rng::Rng;
+use serde::{Deserialize, Serialize};
 use template::{Form, Instance, Language, Shape};
 
 /// The curriculum's own byte-level BPE tokenizer: 1,024 tokens, in Hugging Face's `tokenizer.json` format.
@@ -46,7 +47,8 @@ pub fn train_tokenizer() -> tokenizers::Result<tokenizers::Tokenizer> {
 }
 
 /// How many right bodies a docstring has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Bodies {
     /// One: the docstring determines the body.
     #[default]
@@ -56,7 +58,8 @@ pub enum Bodies {
 }
 
 /// What the curriculum can be asked to do differently.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Options {
     /// How many right bodies a docstring has.
     pub bodies: Bodies,

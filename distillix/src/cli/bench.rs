@@ -1,0 +1,138 @@
+//! `distillix bench`.
+
+use super::progress::Progress;
+use super::{DeviceArg, Output, WrongUse, threads};
+use crate::bench::{TrainBench, train};
+use crate::smelter::config::Config;
+use anyhow::Result;
+use nn::model::ModelConfig;
+use nn::optim::{AdamW, MatrixOptimizer, Muon, OptimizerConfig};
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+/// Times this machine.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    Train(TrainArgs),
+}
+
+/// Times training steps on random tokens.
+///
+/// The default is a 5 M-parameter model: vocabulary 4096, hidden 256, 4 layers, 4 heads and 2 key heads of 64, mlp 704,
+/// untied head, no head norms, no caps; 8 rows of 256 tokens; AdamW.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  distillix bench train --json --threads 2
+  distillix bench train --preset 125m --batch 1 --steps 2")]
+struct TrainArgs {
+    /// The model of a preset instead: tiny, 50m, 125m, 300m.
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// What optimizes the matrices: adamw or muon.
+    #[arg(long, value_parser = optimizer)]
+    optimizer: Option<MatrixOptimizer>,
+    /// Rows of a step.
+    #[arg(long, value_name = "N")]
+    batch: Option<NonZeroUsize>,
+    /// Tokens of a row.
+    #[arg(long, value_name = "N")]
+    seq_len: Option<NonZeroUsize>,
+    /// Steps that are timed, after two that are not.
+    #[arg(long, value_name = "N", default_value = "10")]
+    steps: NonZeroUsize,
+    /// auto, cpu or cuda[:N].
+    #[arg(long, default_value = "auto")]
+    device: DeviceArg,
+    /// Threads to compute with.
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Print the figures as a JSON line on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+fn optimizer(name: &str) -> Result<MatrixOptimizer, String> {
+    match name {
+        "adamw" => Ok(MatrixOptimizer::AdamW),
+        "muon" => Ok(MatrixOptimizer::Muon),
+        _ => Err("expected adamw or muon".to_owned()),
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    match &args.what {
+        What::Train(args) => run_train(args),
+    }
+}
+
+fn run_train(args: &TrainArgs) -> Result<ExitCode> {
+    threads::set(args.threads)?;
+    args.device.open()?;
+    let mut bench = match &args.preset {
+        None => default_shape(),
+        Some(name) => {
+            let config = Config::preset(name).map_err(|error| WrongUse(format!("{error:#}")))?;
+            TrainBench {
+                optimizer: config.training.optimizer(),
+                batch: config.training.micro_batch,
+                seq_len: config.training.seq_len,
+                recompute: config.training.recompute,
+                model: config.model,
+                steps: 0,
+            }
+        }
+    };
+    bench.steps = args.steps.get();
+    bench.batch = args.batch.map_or(bench.batch, NonZeroUsize::get);
+    bench.seq_len = args.seq_len.map_or(bench.seq_len, NonZeroUsize::get);
+    bench.model.max_seq = bench.model.max_seq.max(bench.seq_len);
+    bench.optimizer.matrices = args.optimizer.unwrap_or(bench.optimizer.matrices);
+    let mut progress = Progress::new("steps", Some(bench.steps as u64 + 2));
+    let report = train(&bench, |step| progress.at(step as u64))?;
+    progress.finish();
+    let output = Output { json: args.json };
+    output.prose(&format!(
+        "{:.0} tokens/s: {:.1} ms a step of {} tokens (forward {:.1}, backward {:.1}, optimizer {:.1}), {} parameters",
+        report.tokens_per_second,
+        1e3 * report.step_seconds,
+        report.tokens_per_step,
+        1e3 * report.forward_seconds,
+        1e3 * report.backward_seconds,
+        1e3 * report.optimizer_seconds,
+        report.parameters,
+    ))?;
+    output.record(&report)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn default_shape() -> TrainBench {
+    let model = ModelConfig {
+        vocab_size: 4096,
+        hidden: 256,
+        layers: 4,
+        heads: 4,
+        kv_heads: 2,
+        head_dim: 64,
+        mlp: 704,
+        max_seq: 256,
+        rope_theta: 1e4,
+        norm_eps: 1e-5,
+        attn_softcap: 0.0,
+        final_softcap: 0.0,
+        qk_norm: false,
+        tie_embeddings: false,
+        ..ModelConfig::default()
+    };
+    let optimizer = OptimizerConfig {
+        matrices: MatrixOptimizer::AdamW,
+        muon: Muon { lr: 0.02, momentum: 0.95, weight_decay: 0.0 },
+        adamw: AdamW { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 },
+    };
+    TrainBench { model, optimizer, batch: 8, seq_len: 256, steps: 10, recompute: false }
+}

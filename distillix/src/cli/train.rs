@@ -1,0 +1,323 @@
+//! `distillix train`.
+
+use super::progress::Progress;
+use super::{DeviceArg, Output, WrongUse, threads};
+use crate::smelter::config::Config;
+use crate::smelter::data::SourceConfig;
+use crate::smelter::metrics::{Line, Validation};
+use crate::smelter::train::{EXAM_SIZE, Event, Options, Outcome, train};
+use anyhow::{Context, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use std::io::IsTerminal;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+/// Trains a ternary model, by distillation where there is a teacher.
+///
+/// Without arguments: the preset `tiny` on the built-in curriculum of small Python functions, with the teacher inside
+/// the program, in about two minutes on two cores. Ctrl-C ends after the current step and saves; --resume goes on.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  distillix train
+  distillix train --preset 50m --data ~/code --tokenizer tokenizer.json --steps 2000
+  distillix train --data train.jsonl --init runs/tiny --set training.muon_lr=0.01
+  distillix train --resume --out runs/tiny --steps 4000")]
+pub(super) struct Args {
+    /// The config to start from: tiny, 50m, 125m, 300m.
+    #[arg(long, value_name = "NAME")]
+    preset: Option<String>,
+    /// A JSON file with the keys of the preset to change (`distillix config tiny` prints all).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Train on this: a JSONL file, a folder of them, or a folder of code. Repeatable.
+    #[arg(long, value_name = "PATH")]
+    data: Vec<PathBuf>,
+    /// A Hugging Face tokenizer.json.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// A run folder to learn from, `embedded` for the one inside the program, or `none`.
+    #[arg(long, value_name = "RUN")]
+    teacher: Option<String>,
+    /// Start from this run's weights, with fresh optimizer and schedule.
+    #[arg(long, value_name = "RUN")]
+    init: Option<PathBuf>,
+    /// Optimizer steps in all.
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Seed of weights and data.
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// Folder of the run; `runs/PRESET` if not given, with a number if that is taken.
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Go on with the run in --out, exactly as if it had never stopped.
+    #[arg(long, requires = "out")]
+    resume: bool,
+    /// Change one key of the config, as in training.muon_lr=0.01. Repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+    /// auto, cpu or cuda[:N].
+    #[arg(long, default_value = "auto")]
+    device: DeviceArg,
+    /// Threads to compute with; results do not depend on it.
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Print a JSON line for each event on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    threads::set(args.threads)?;
+    args.device.open()?;
+    let (config, name) = config(args)?;
+    let options = Options {
+        config,
+        out: args.out.clone().unwrap_or_else(|| free_folder(&name)),
+        resume: args.resume,
+        init: args.init.clone(),
+        stop: Arc::new(AtomicBool::new(false)),
+    };
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The first asks for an end after the step, a second one ends at once.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&options.stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&options.stop)))
+            .context("cannot watch for signals")?;
+    }
+    let output = Output { json: args.json };
+    output.prose(&format!("run folder: {}", options.out.display()))?;
+    let mut display = Display::new(output);
+    let outcome = train(&options, &mut |event| display.show(event));
+    display.finish();
+    let outcome = outcome?;
+    summary(output, &outcome, &options.out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The config that the arguments ask for, and a name for the run.
+fn config(args: &Args) -> Result<(Config, String)> {
+    let saved = args.out.as_ref().map(|out| out.join("config.json")).filter(|path| args.resume && path.exists());
+    let wrong = |error: anyhow::Error| anyhow::Error::new(WrongUse(format!("{error:#}")));
+    let mut config = match (&saved, &args.preset, &args.config) {
+        (Some(saved), None, None) => Config::default().with_file(saved)?,
+        _ => Config::preset(args.preset.as_deref().unwrap_or("tiny")).map_err(wrong)?,
+    };
+    if let Some(file) = &args.config {
+        config = config.with_file(file)?;
+    }
+    if !args.data.is_empty() {
+        config.data.sources = args.data.iter().map(SourceConfig::path).collect();
+    }
+    if let Some(path) = &args.tokenizer {
+        config.data.tokenizer = Some(path.clone());
+    }
+    if let Some(teacher) = &args.teacher {
+        config.distillation.teacher = Some(teacher.clone()).filter(|name| name != "none");
+    }
+    if let Some(steps) = args.steps {
+        config.training.steps = steps;
+    }
+    if let Some(seed) = args.seed {
+        config.training.seed = seed;
+    }
+    for setting in &args.settings {
+        config = config.with_setting(setting).map_err(wrong)?;
+    }
+    Ok((config, args.preset.clone().unwrap_or_else(|| "tiny".to_owned())))
+}
+
+/// `runs/NAME`, or the first `runs/NAME-2`, `-3`, … that does not exist.
+fn free_folder(name: &str) -> PathBuf {
+    let runs = Path::new("runs");
+    let numbered = (2..).map(|n| runs.join(format!("{name}-{n}")));
+    std::iter::once(runs.join(name)).chain(numbered).find(|path| !path.exists()).unwrap_or_else(|| runs.join(name))
+}
+
+/// Shows events: a bar on a terminal, a line now and then elsewhere, JSON lines for programs.
+struct Display {
+    output: Output,
+    data: Progress,
+    bar: Option<ProgressBar>,
+    begin: Instant,
+    last_line: Instant,
+    first_step: u64,
+    steps: u64,
+    loss: Option<f64>,
+    speed: Option<f64>,
+    tokens_per_step: usize,
+}
+
+/// Time between two lines where no terminal shows a bar.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Record<'a> {
+    Begin { step: u64, steps: u64, parameters: usize, tokens_per_step: usize },
+    Metrics(&'a Line),
+    Validation { step: u64, #[serde(flatten)] result: &'a Validation },
+    Sample { step: u64, prompt: &'a str, completion: &'a str },
+    Warning { text: &'a str },
+    Checkpoint { path: String },
+    End { step: u64, finished: bool, skipped: u64, before: Option<Validation>, after: Option<Validation>, teacher: Option<Validation>, baseline: Option<f64> },
+}
+
+impl Display {
+    fn new(output: Output) -> Self {
+        let now = Instant::now();
+        Display {
+            output,
+            data: Progress::new("tokenizing", None),
+            bar: None,
+            begin: now,
+            last_line: now,
+            first_step: 0,
+            steps: 0,
+            loss: None,
+            speed: None,
+            tokens_per_step: 0,
+        }
+    }
+
+    /// Prints a line above the bar. That nobody can read it is no reason to end a run.
+    fn say(&self, text: &str) {
+        let print = || {
+            let _ = self.output.prose(text);
+        };
+        match &self.bar {
+            Some(bar) => bar.suspend(print),
+            None => print(),
+        }
+    }
+
+    fn record(&self, record: &Record<'_>) {
+        let _ = self.output.record(record);
+    }
+
+    fn show(&mut self, event: Event<'_>) {
+        match event {
+            Event::Data(progress) => self.data.show(&progress.source, progress.done, progress.total),
+            Event::Begin { step, steps, parameters, tokens_per_step } => {
+                self.data.finish();
+                self.record(&Record::Begin { step, steps, parameters, tokens_per_step });
+                let from = if step > 0 { format!(", from step {step}") } else { String::new() };
+                self.say(&format!("{parameters} parameters, {steps} steps of {tokens_per_step} tokens{from}"));
+                (self.first_step, self.steps, self.tokens_per_step) = (step, steps, tokens_per_step);
+                self.begin = Instant::now();
+                self.last_line = self.begin;
+                if std::io::stderr().is_terminal() {
+                    let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
+                    let template = "{bar:30} {pos}/{len}  {msg}  {eta} left";
+                    if let Ok(style) = ProgressStyle::with_template(template) {
+                        bar.set_style(style);
+                    }
+                    bar.set_position(step);
+                    bar.reset_eta();
+                    self.bar = Some(bar);
+                }
+            }
+            Event::Step(report) => {
+                if report.skipped.is_none() {
+                    // A running mean, so that the figure can be read.
+                    self.loss = Some(self.loss.map_or(report.loss, |loss| 0.95 * loss + 0.05 * report.loss));
+                }
+                let elapsed = self.begin.elapsed().as_secs_f64();
+                let done = report.step - self.first_step;
+                let speed = (done as usize * self.tokens_per_step) as f64 / elapsed.max(1e-9);
+                self.speed = Some(speed);
+                if let Some(bar) = &self.bar {
+                    bar.set_position(report.step);
+                    bar.set_message(self.status());
+                } else if self.last_line.elapsed() >= INTERVAL {
+                    self.last_line = Instant::now();
+                    let left = elapsed / done as f64 * (self.steps - report.step) as f64;
+                    self.say(&format!("step {}/{}  {}  {left:.0} s left", report.step, self.steps, self.status()));
+                }
+            }
+            Event::Metrics(line) => self.record(&Record::Metrics(line)),
+            Event::Validated(step, result) => {
+                self.record(&Record::Validation { step, result });
+                self.say(&format!("step {step}: validation: {}", figures(result)));
+            }
+            Event::Sample { step, prompt, completion } => {
+                self.record(&Record::Sample { step, prompt, completion });
+                self.say(&format!("step {step}: sample:\n{prompt}⟨{completion}⟩"));
+            }
+            Event::Warning(text) => {
+                self.record(&Record::Warning { text });
+                self.say(&format!("warning: {text}"));
+            }
+            Event::Saved(path) => self.record(&Record::Checkpoint { path: path.display().to_string() }),
+            Event::Working(what) => self.say(&format!("{what} …")),
+        }
+    }
+
+    fn status(&self) -> String {
+        let loss = self.loss.map_or("-".to_owned(), |loss| format!("{loss:.3}"));
+        format!("loss {loss}  {:.0} tokens/s", self.speed.unwrap_or(0.0))
+    }
+
+    fn finish(&mut self) {
+        self.data.finish();
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn figures(v: &Validation) -> String {
+    let exact = v.exact_match.map_or(String::new(), |share| format!(", exact match {:.1}%", 100.0 * share));
+    format!("{:.3} bits per byte, loss {:.3}{exact}", v.bits_per_byte, v.loss)
+}
+
+fn summary(output: Output, outcome: &Outcome, out: &Path) -> Result<()> {
+    let folder = out.display();
+    let Outcome { step, skipped, before, after, teacher, baseline, .. } = outcome.clone();
+    let finished = outcome.is_finished();
+    output.record(&Record::End { step, finished, skipped, before, after, teacher, baseline })?;
+    if !finished {
+        output.prose(&format!("stopped after step {step} of {}; go on with:", outcome.steps))?;
+        output.prose(&format!("  distillix train --resume --out {folder}"))?;
+        return Ok(());
+    }
+    let row = |name: &str, v: &Validation| {
+        let exact = v.exact_match.map_or("-".to_owned(), |share| format!("{:.1}%", 100.0 * share));
+        output.prose(&format!("  {name:<18} {:>14.3} {exact:>14}", v.bits_per_byte))
+    };
+    if after.is_some() || teacher.is_some() {
+        output.prose(&format!("\n  {:<18} {:>14} {:>14}", "held-out", "bits per byte", "exact match"))?;
+        for (name, v) in [("before training", &before), ("after training", &after), ("teacher", &teacher)] {
+            if let Some(v) = v {
+                row(name, v)?;
+            }
+        }
+    }
+    if let Some(share) = baseline {
+        let share = format!("{:.1}%", 100.0 * share);
+        output.prose(&format!("  {:<18} {:>14} {share:>14}", "nearest neighbour", "-"))?;
+        output.prose(&format!(
+            "\nExact match: greedy bodies of {EXAM_SIZE} held-out functions; half of them combine steps in a way never trained on."
+        ))?;
+    }
+    if skipped > 0 {
+        output.prose(&format!("{skipped} steps were skipped because of numbers that are not finite"))?;
+    }
+    for (prompt, completion) in &outcome.completions {
+        output.prose(&format!("\n{prompt}{completion}"))?;
+    }
+    output.prose("\nNext:")?;
+    if let Some((prompt, _)) = outcome.completions.first() {
+        let quoted = prompt.trim_end().replace('\'', r"'\''").replace('\n', "\\n");
+        output.prose(&format!("  distillix complete --model {folder} $'{quoted}\\n'"))?;
+    } else {
+        output.prose(&format!("  distillix complete --model {folder} 'def '"))?;
+    }
+    output.prose(&format!("  distillix inspect --model {folder}"))?;
+    output.prose(&format!("  distillix train --init {folder} --data YOUR.jsonl --teacher none"))?;
+    Ok(())
+}
