@@ -18,7 +18,7 @@ impl ByteTable {
             let token = inner.id_to_token(id).unwrap_or_default();
             match decoder {
                 _ if added.contains_key(&id) => bytes.extend_from_slice(token.as_bytes()),
-                Decoder::ByteLevel => match token.chars().map(|c| byte_of(c)).collect::<Option<Vec<u8>>>() {
+                Decoder::ByteLevel => match token.chars().map(&byte_of).collect::<Option<Vec<u8>>>() {
                     Some(exact) => bytes.extend(exact),
                     None => bytes.extend_from_slice(token.as_bytes()),
                 },

@@ -45,7 +45,7 @@ pub(super) fn take_dummy_prefix(json: &mut Value) -> Option<String> {
     if kind(&json["normalizer"]) == "Prepend" {
         prefix = json["normalizer"]["prepend"].as_str().map(str::to_owned);
         json["normalizer"] = Value::Null;
-    } else if let Some(list) = json["normalizer"]["normalizers"].as_array_mut() {
+    } else if let Some(list) = json["normalizer"].get_mut("normalizers").and_then(Value::as_array_mut) {
         list.retain(|step| {
             if kind(step) == "Prepend" {
                 prefix = step["prepend"].as_str().map(str::to_owned);

@@ -88,7 +88,7 @@ impl Batch {
 /// The rows of one source.
 pub(super) enum Rows {
     /// Rows of a shard.
-    Stored { shard: Shard, train: Plan, validation: Plan },
+    Stored { shard: Box<Shard>, train: Plan, validation: Plan },
     /// Rows made when they are asked for, without end.
     Generated { generator: Arc<dyn ExampleGenerator>, validation_rows: u64 },
 }
@@ -100,7 +100,7 @@ impl Rows {
     pub(super) fn stored(shard: Shard, seq_len: usize) -> Result<Self> {
         let train = Plan::open(&shard, Split::Train, seq_len)?;
         let validation = Plan::open(&shard, Split::Validation, seq_len)?;
-        Ok(Self::Stored { shard, train, validation })
+        Ok(Self::Stored { shard: Box::new(shard), train, validation })
     }
 
     /// Number of rows of a split; `None` without end.

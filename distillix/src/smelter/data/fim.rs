@@ -73,26 +73,35 @@ pub fn windows(text: &str, max: usize, count: impl Fn(&str) -> Result<usize>) ->
     }
     let (mut parts, mut start, mut end, mut held) = (Vec::new(), 0, 0, 0);
     for line in text.split_inclusive('\n') {
-        let mut rest = line;
-        while !rest.is_empty() {
-            let whole = count(rest)?;
-            let (piece, tokens) = if whole <= max {
-                (rest, whole)
-            } else {
-                let first = rest.chars().next().map_or(0, char::len_utf8);
-                let piece = &rest[..rest.floor_char_boundary(max).max(first)];
-                (piece, count(piece)?)
-            };
+        let tokens = count(line)?;
+        let pieces = if tokens <= max { vec![(line, tokens)] } else { cut_line(line, max) };
+        for (piece, tokens) in pieces {
             if held + tokens > max && end > start {
                 parts.push(&text[start..end]);
                 (start, held) = (end, 0);
             }
             (end, held) = (end + piece.len(), held + tokens);
-            rest = &rest[piece.len()..];
         }
     }
     parts.push(&text[start..]);
     Ok(parts)
+}
+
+/// Cuts a line into pieces of at most `max` bytes, of one character at least, each with a bound of its tokens.
+fn cut_line(line: &str, max: usize) -> Vec<(&str, usize)> {
+    let mut pieces = Vec::new();
+    let mut rest = line;
+    while let Some(first) = rest.chars().next() {
+        let at = if rest.len() <= max {
+            rest.len()
+        } else {
+            (1..=max).rev().find(|at| rest.is_char_boundary(*at)).unwrap_or(first.len_utf8())
+        };
+        let (piece, after) = rest.split_at(at);
+        pieces.push((piece, piece.len()));
+        rest = after;
+    }
+    pieces
 }
 
 #[cfg(test)]

@@ -2,14 +2,15 @@
 
 use super::random::{hash, permute};
 
-/// Rows are dealt to sources in blocks of this many, each with exactly a source's share of them.
+/// Rows are dealt to sources in blocks of this many, each with the same number from each source.
 const BLOCK: u64 = 4096;
 
 /// Deals an endless series of rows to sources by weight.
 pub(super) struct Mixture {
     /// Rows of each block that go to each source; their sum is [`BLOCK`].
     shares: Vec<u64>,
-    seed: u64,
+    /// The source of each row of a block, and how many rows of the block that source had before.
+    places: Vec<(usize, u64)>,
 }
 
 impl Mixture {
@@ -31,20 +32,21 @@ impl Mixture {
             let largest = (0..shares.len()).max_by_key(|at| (shares[*at], std::cmp::Reverse(*at)));
             shares[largest.unwrap_or(0)] -= 1;
         }
-        Self { shares, seed }
+        let owners: Vec<usize> =
+            shares.iter().enumerate().flat_map(|(source, share)| vec![source; *share as usize]).collect();
+        let mut taken = vec![0; shares.len()];
+        let places = (0..BLOCK).map(|within| {
+            let source = owners[permute(within, BLOCK, hash(&[seed, 0x6d69_7874])) as usize];
+            taken[source] += 1;
+            (source, taken[source] - 1)
+        });
+        Self { places: places.collect(), shares }
     }
 
     /// The source of row `index`, and how many rows that source gave before it.
     pub(super) fn row(&self, index: u64) -> (usize, u64) {
-        let (block, within) = (index / BLOCK, index % BLOCK);
-        let mut slot = permute(within, BLOCK, hash(&[self.seed, block, 0x6d69_7874]));
-        for (source, share) in self.shares.iter().enumerate() {
-            if slot < *share {
-                return (source, block * share + slot);
-            }
-            slot -= share;
-        }
-        unreachable!("the shares of a block sum to its length")
+        let (source, before) = self.places[(index % BLOCK) as usize];
+        (source, index / BLOCK * self.shares[source] + before)
     }
 }
 
@@ -67,9 +69,8 @@ mod tests {
             let (source, row) = mixture.row(index);
             seen[source].push(row);
         }
-        for rows in &mut seen {
-            rows.sort();
-            assert!(rows.iter().copied().eq(0..rows.len() as u64));
+        for rows in &seen {
+            assert!(rows.iter().copied().eq(0..rows.len() as u64), "in order");
         }
         let share = seen[1].len() as f64 / (3 * BLOCK) as f64;
         assert!((share - 2.0 / 3.0).abs() < 1e-3, "{share}");
