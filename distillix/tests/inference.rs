@@ -186,10 +186,11 @@ fn damaged_run_folders_are_one_line() {
     let mut hostile = weights.clone();
     hostile[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     assert!(broken(&hostile).contains("header"));
-    let shifted =
-        String::from_utf8_lossy(&weights[..64]).replacen("data_offsets\":[0,", "data_offsets\":[9,", 1);
+    // The first tensor's data starts at 4 instead of 0, which leaves a gap and cuts it short.
+    let at = weights.windows(4).position(|bytes| bytes == b":[0,").unwrap() + 2;
     hostile.clone_from(&weights);
-    hostile[..64].copy_from_slice(&shifted.as_bytes()[..64]);
+    hostile[at] = b'4';
+    broken(&hostile);
 
     fs::write(path.join("model.safetensors"), &weights).unwrap();
     stdout(&complete(path, &["x"]));
