@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong use. An error is one line on stderr that starts with `error: `.
 
+mod bench;
 mod complete;
 mod config;
 mod device;
@@ -10,6 +11,7 @@ mod output;
 mod progress;
 mod threads;
 mod tokenizer;
+mod train;
 mod verify;
 
 pub use device::DeviceArg;
@@ -29,9 +31,11 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Train(train::Args),
     Complete(complete::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
+    Bench(bench::Args),
     Config(config::Args),
     #[command(subcommand)]
     Tokenizer(tokenizer::Command),
@@ -40,6 +44,8 @@ enum Command {
 impl Command {
     fn run(self) -> anyhow::Result<ExitCode> {
         match self {
+            Command::Train(args) => train::run(&args),
+            Command::Bench(args) => bench::run(&args),
             Command::Complete(args) => complete::run(&args),
             Command::Inspect(args) => inspect::run(&args),
             Command::Config(args) => config::run(&args),

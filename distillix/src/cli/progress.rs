@@ -62,3 +62,9 @@ impl Progress {
         }
     }
 }
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

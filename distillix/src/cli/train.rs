@@ -141,7 +141,7 @@ fn free_folder(name: &str) -> PathBuf {
 /// Shows events: a bar on a terminal, a line now and then elsewhere, JSON lines for programs.
 struct Display {
     output: Output,
-    data: Progress,
+    data: Option<Progress>,
     bar: Option<ProgressBar>,
     begin: Instant,
     last_line: Instant,
@@ -172,7 +172,7 @@ impl Display {
         let now = Instant::now();
         Display {
             output,
-            data: Progress::new("tokenizing", None),
+            data: None,
             bar: None,
             begin: now,
             last_line: now,
@@ -201,9 +201,15 @@ impl Display {
 
     fn show(&mut self, event: Event<'_>) {
         match event {
-            Event::Data(progress) => self.data.show(&progress.source, progress.done, progress.total),
+            Event::Data(progress) => {
+                let total = progress.total;
+                self.data.get_or_insert_with(|| Progress::new("tokenizing", Some(total))).at(progress.done);
+                if progress.done >= total {
+                    self.data = None;
+                }
+            }
             Event::Begin { step, steps, parameters, tokens_per_step } => {
-                self.data.finish();
+                self.data = None;
                 self.record(&Record::Begin { step, steps, parameters, tokens_per_step });
                 let from = if step > 0 { format!(", from step {step}") } else { String::new() };
                 self.say(&format!("{parameters} parameters, {steps} steps of {tokens_per_step} tokens{from}"));
@@ -263,7 +269,7 @@ impl Display {
     }
 
     fn finish(&mut self) {
-        self.data.finish();
+        self.data = None;
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }

@@ -71,12 +71,13 @@ fn words(text: &str) -> Vec<(&str, Word)> {
 }
 
 /// The function's name and its arguments.
-fn signature(prompt: &str) -> Vec<&str> {
+pub(super) fn signature(prompt: &str) -> Vec<&str> {
     let line = prompt.lines().next().unwrap_or_default();
     words(line).into_iter().filter(|w| w.1 == Word::Name && w.0 != "def").map(|w| w.0).collect()
 }
 
-fn constants(prompt: &str) -> Vec<&str> {
+/// The numbers and quoted strings, in order.
+pub(super) fn constants(prompt: &str) -> Vec<&str> {
     words(prompt).into_iter().filter(|w| w.1 == Word::Constant).map(|w| w.0).collect()
 }
 
@@ -170,6 +171,18 @@ impl NearestNeighbour {
         let share = |count: usize| count as f64 / heldout.len().max(1) as f64;
         BaselineScores { verbatim: share(right[0]), renamed: share(right[1]), adapted: share(right[2]) }
     }
+}
+
+/// `text` with the names and constants replaced by their positions.
+#[cfg(test)]
+pub(super) fn normalized(text: &str, names: &[&str], constants: &[&str]) -> String {
+    let marks: Vec<String> = (0..names.len().max(constants.len())).map(|i| i.to_string()).collect();
+    let mut swaps = Vec::new();
+    for (list, kind) in [(names, "name"), (constants, "constant")] {
+        swaps.extend(list.iter().zip(&marks).map(|(word, mark)| (*word, format!("<{kind} {mark}>"))));
+    }
+    let swaps: Vec<(&str, &str)> = swaps.iter().map(|(from, to)| (*from, to.as_str())).collect();
+    substitute(text, &swaps)
 }
 
 /// Inverse document frequency.

@@ -12,7 +12,7 @@ pub struct Check {
     /// A Python lambda with the right results, written independently of the body. It uses only builtins and
     /// the modules `collections`, `functools`, `heapq`, `itertools`, `math`, `operator`, `re` and `statistics`.
     pub reference: String,
-    /// Python tuple literals of arguments.
+    /// Python tuples of arguments.
     pub calls: Vec<String>,
 }
 
@@ -74,6 +74,11 @@ impl Instance {
         out
     }
 
+    /// A length near a constant, now and then: only then do slices cut.
+    fn long(&self, rng: &mut Rng) -> Option<i64> {
+        rng.percent(25).then(|| i64::from(*rng.pick(&self.integers)) + rng.between(-2, 6))
+    }
+
     fn write_list(out: &mut String, length: usize, mut item: impl FnMut(&mut String)) {
         out.push('[');
         for i in 0..length {
@@ -97,13 +102,22 @@ impl Instance {
                 let _ = write!(out, "{}", rng.between(0, 8));
             }
             Kind::Numbers | Kind::SomeNumbers => {
+                if let Some(length) = self.long(rng) {
+                    let _ = write!(out, "[i * 37 % 241 - 120 for i in range({length})]");
+                    return;
+                }
                 let length = rng.between(least, 7) as usize;
                 Self::write_list(out, length, |out| {
                     let _ = write!(out, "{}", self.number(rng));
                 });
             }
             Kind::Text | Kind::SomeText => {
-                let _ = write!(out, "'{}'", self.text(rng, least as usize));
+                let text = self.text(rng, least as usize);
+                if let Some(length) = self.long(rng) {
+                    let _ = write!(out, "('{text} Sun' * {length})[:{length}]");
+                } else {
+                    let _ = write!(out, "'{text}'");
+                }
             }
             Kind::Texts | Kind::SomeTexts => {
                 let length = rng.between(least, 5) as usize;

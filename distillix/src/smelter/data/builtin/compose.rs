@@ -48,7 +48,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family {
         id: "map_summary",
-        stem: "gauge",
+        stem: "measure",
         params: "l",
         firsts: MAPS,
         seconds: SUMMARIES,
@@ -61,7 +61,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family {
         id: "loop",
-        stem: "scan",
+        stem: "loop",
         params: "l",
         firsts: CONDITIONS,
         seconds: ACCUMULATORS,
@@ -70,7 +70,7 @@ pub(super) static FAMILIES: &[Family] = &[
         docs: &["Loop over $a to $2 the values that are $1."],
         bodies: &["total = $i\nfor v in $a:\n    if $1:\n        $2\nreturn total"],
         reference: "(lambda r: $2)(list(filter(lambda v: $1, a)))",
-        weight: 6,
+        weight: 5,
     },
     Family {
         id: "guard",
@@ -87,7 +87,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family {
         id: "arithmetic",
-        stem: "adjust",
+        stem: "compute",
         params: "n",
         firsts: MAPS,
         seconds: MAPS,
@@ -113,7 +113,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family {
         id: "either",
-        stem: "probe",
+        stem: "check",
         params: "n",
         firsts: CONDITIONS,
         seconds: CONDITIONS,
@@ -126,7 +126,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family {
         id: "rearrange",
-        stem: "arrange",
+        stem: "order",
         params: "l",
         firsts: REARRANGEMENTS,
         seconds: REARRANGEMENTS,
@@ -139,7 +139,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family {
         id: "rearrange_summary",
-        stem: "assess",
+        stem: "measure",
         params: "l",
         firsts: REARRANGEMENTS,
         seconds: SUMMARIES,
@@ -152,7 +152,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family {
         id: "edit",
-        stem: "format",
+        stem: "change",
         params: "s",
         firsts: TEXT_EDITS,
         seconds: TEXT_EDITS,
@@ -165,7 +165,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family {
         id: "edit_question",
-        stem: "inspect",
+        stem: "find",
         params: "s",
         firsts: TEXT_EDITS,
         seconds: TEXT_QUESTIONS,
@@ -178,7 +178,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family {
         id: "words",
-        stem: "pick",
+        stem: "select",
         params: "w",
         firsts: TEXT_CONDITIONS,
         seconds: TEXT_EDITS,
@@ -191,7 +191,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family {
         id: "table",
-        stem: "lookup",
+        stem: "find",
         params: "d",
         firsts: CONDITIONS,
         seconds: TABLE_VIEWS,
@@ -204,7 +204,7 @@ pub(super) static FAMILIES: &[Family] = &[
     },
     Family {
         id: "table_map",
-        stem: "convert",
+        stem: "change",
         params: "d",
         firsts: CONDITIONS,
         seconds: MAPS,

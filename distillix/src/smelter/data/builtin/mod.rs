@@ -108,7 +108,7 @@ const HELDOUT: u64 = 2;
 /// Keeps the draw of check arguments apart from the draw of the instance.
 const CALLS: u64 = 0x100;
 /// Share of single forms among the examples that are not unseen compositions.
-const SINGLE_PERCENT: usize = 45;
+const SINGLE_PERCENT: usize = 40;
 
 impl Curriculum {
     /// The curriculum of `seed`. The seed changes the draw, never what is held out.

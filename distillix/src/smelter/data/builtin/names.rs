@@ -17,9 +17,10 @@ pub(super) enum Split {
 }
 
 /// First halves of argument names. Short, common words: each has to become a token.
-const PIECES: [&str; 24] = [
+const PIECES: [&str; 32] = [
     "left", "right", "new", "old", "raw", "big", "next", "main", "user", "page", "test", "best", "cold",
-    "fast", "open", "dark", "home", "shop", "game", "team", "lake", "moon", "tree", "gold",
+    "fast", "open", "dark", "home", "shop", "game", "team", "lake", "moon", "tree", "gold", "road", "wind",
+    "star", "ring", "sand", "snow", "rose", "king",
 ];
 
 const NUMBER_NOUNS: [&str; 8] = ["count", "size", "rate", "price", "score", "level", "age", "year"];
@@ -123,18 +124,25 @@ pub(super) fn subject(rng: &mut Rng, split: Split, stem: &str) -> &'static str {
     }
 }
 
-/// A two-digit integer constant whose first digit is not the first digit of one of `taken`, so that a digit
-/// tells which constant it belongs to.
+/// An integer constant of two or three digits whose first digit is not the first digit of one of `taken`, so
+/// that a digit tells which constant it belongs to.
+///
+/// The three-digit numbers are there so that training shows every digit after every other one. With two digits
+/// alone a model learns which pairs never occur, and then refuses to copy exactly those that are held out.
 pub(super) fn integer(rng: &mut Rng, split: Split, taken: &[u32]) -> u32 {
     loop {
-        let value = rng.between(10, 99) as u32;
-        let digits = [b'0' + (value / 10) as u8, b'0' + (value % 10) as u8];
+        let value = if rng.percent(50) { rng.between(10, 99) } else { rng.between(100, 999) } as u32;
+        let clash = taken.iter().any(|other| leading_digit(*other) == leading_digit(value));
+        let digits = [value / 100, value / 10 % 10, value % 10].map(|digit| b'0' + digit as u8);
         let key = std::str::from_utf8(&digits).unwrap_or_default();
-        let clash = taken.iter().any(|other| other / 10 == value / 10);
         if !clash && side(&["integer", key]) == split {
             return value;
         }
     }
+}
+
+fn leading_digit(value: u32) -> u32 {
+    if value < 100 { value / 10 } else { value / 100 }
 }
 
 /// A string constant, a letter and a digit, with a letter that none of `taken` has.

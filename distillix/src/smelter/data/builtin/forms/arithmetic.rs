@@ -5,7 +5,7 @@ use crate::smelter::data::builtin::template::{Form, form};
 pub(super) const FORMS: &[Form] = &[
     form(
         "add",
-        "add",
+        "compute",
         "nn",
         &["Return the sum of $a and $b.", "Add $a and $b."],
         &["return $a + $b"],
@@ -13,7 +13,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "add3",
-        "add",
+        "compute",
         "nnn",
         &["Return the sum of $a, $b and $c."],
         &["return $a + $b + $c"],
@@ -21,7 +21,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "subtract",
-        "minus",
+        "compute",
         "nn",
         &["Return $a minus $b.", "Subtract $b from $a."],
         &["return $a - $b"],
@@ -29,7 +29,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "multiply",
-        "times",
+        "compute",
         "nn",
         &["Return the product of $a and $b.", "Multiply $a by $b."],
         &["return $a * $b"],
@@ -37,7 +37,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "multiply3",
-        "times",
+        "compute",
         "nnn",
         &["Return the product of $a, $b and $c."],
         &["return $a * $b * $c"],
@@ -45,7 +45,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "affine",
-        "line",
+        "compute",
         "n",
         &["Return $k times $a plus $m."],
         &["return $k * $a + $m"],
@@ -53,7 +53,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "affine_down",
-        "line",
+        "compute",
         "n",
         &["Return $k times $a minus $m."],
         &["return $k * $a - $m"],
@@ -61,7 +61,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "line",
-        "line",
+        "compute",
         "nnn",
         &["Return $a times $b plus $c."],
         &["return $a * $b + $c"],
@@ -69,7 +69,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "product_plus",
-        "mix",
+        "compute",
         "nn",
         &["Return the product of $a and $b, plus $k."],
         &["return $a * $b + $k"],
@@ -77,7 +77,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "sum_times",
-        "mix",
+        "compute",
         "nn",
         &["Return the sum of $a and $b, times $k."],
         &["return ($a + $b) * $k"],
@@ -85,7 +85,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "difference_times",
-        "mix",
+        "compute",
         "nn",
         &["Return the difference of $a and $b, times $k."],
         &["return ($a - $b) * $k"],
@@ -93,7 +93,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "weighted",
-        "mix",
+        "compute",
         "nn",
         &["Return $k times $a plus $m times $b."],
         &["return $k * $a + $m * $b"],
@@ -101,7 +101,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "divmod",
-        "divide",
+        "compute",
         "n",
         &["Return the quotient and the remainder of $a by $k."],
         &["return divmod($a, $k)"],
@@ -109,7 +109,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "quotient",
-        "divide",
+        "compute",
         "n",
         &["Return the whole part of $a divided by $k."],
         &["return $a // $k"],
@@ -117,7 +117,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "ratio",
-        "divide",
+        "compute",
         "n",
         &["Return the ratio of $a to $k."],
         &["return $a / $k"],
@@ -125,7 +125,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "remainder",
-        "divide",
+        "compute",
         "n",
         &["Return the remainder of $a divided by $k."],
         &["return $a % $k"],
@@ -133,7 +133,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "round_down",
-        "round",
+        "compute",
         "n",
         &["Round $a down to a multiple of $k."],
         &["return $a // $k * $k"],
@@ -141,18 +141,25 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "round_up",
-        "round",
+        "compute",
         "n",
         &["Round $a up to a multiple of $k."],
         &["return -(-$a // $k) * $k"],
         "a + -a % $k",
     ),
-    form("square", "power", "n", &["Return the square of $a.", "Square $a."], &["return $a ** 2"], "a * a"),
-    form("cube", "power", "n", &["Return the cube of $a."], &["return $a ** 3"], "a * a * a"),
-    form("power", "power", "n", &["Raise $a to the power $k."], &["return $a ** $k"], "math.prod([a] * $k)"),
+    form("square", "compute", "n", &["Return the square of $a.", "Square $a."], &["return $a ** 2"], "a * a"),
+    form("cube", "compute", "n", &["Return the cube of $a."], &["return $a ** 3"], "a * a * a"),
+    form(
+        "power",
+        "compute",
+        "n",
+        &["Raise $a to the power $k."],
+        &["return $a ** $k"],
+        "math.prod([a] * $k)",
+    ),
     form(
         "square_sum",
-        "power",
+        "compute",
         "nn",
         &["Return the sum of the squares of $a and $b."],
         &["return $a ** 2 + $b ** 2"],
@@ -160,7 +167,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "square_difference",
-        "power",
+        "compute",
         "nn",
         &["Return the difference of the squares of $a and $b."],
         &["return $a ** 2 - $b ** 2"],
@@ -168,7 +175,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "absolute",
-        "absolute",
+        "compute",
         "n",
         &["Return the absolute value of $a."],
         &["return abs($a)"],
@@ -176,7 +183,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "distance",
-        "absolute",
+        "compute",
         "nn",
         &["Return the distance between $a and $b."],
         &["return abs($a - $b)"],
@@ -184,16 +191,16 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "distance_const",
-        "absolute",
+        "compute",
         "n",
         &["Return the distance between $a and $k."],
         &["return abs($a - $k)"],
         "max(a, $k) - min(a, $k)",
     ),
-    form("negate", "negate", "n", &["Return the negative of $a."], &["return -$a"], "a * -1"),
+    form("negate", "compute", "n", &["Return the negative of $a."], &["return -$a"], "a * -1"),
     form(
         "larger",
-        "top",
+        "count",
         "nn",
         &["Return the larger of $a and $b."],
         &["return max($a, $b)"],
@@ -201,7 +208,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "smaller",
-        "low",
+        "count",
         "nn",
         &["Return the smaller of $a and $b."],
         &["return min($a, $b)"],
@@ -209,7 +216,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "largest3",
-        "top",
+        "count",
         "nnn",
         &["Return the largest of $a, $b and $c."],
         &["return max($a, $b, $c)"],
@@ -217,7 +224,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "smallest3",
-        "low",
+        "count",
         "nnn",
         &["Return the smallest of $a, $b and $c."],
         &["return min($a, $b, $c)"],
@@ -225,7 +232,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "spread",
-        "spread",
+        "count",
         "nnn",
         &["Return the spread of $a, $b and $c."],
         &["return max($a, $b, $c) - min($a, $b, $c)"],
@@ -233,7 +240,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "clamp",
-        "clamp",
+        "find",
         "nnn",
         &["Clamp $a between $b and $c."],
         &["return max($b, min($a, $c))"],
@@ -241,7 +248,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "floor_at",
-        "clamp",
+        "find",
         "n",
         &["Return $a but at least $k."],
         &["return max($a, $k)"],
@@ -249,7 +256,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "cap_at",
-        "clamp",
+        "find",
         "n",
         &["Return $a but at most $k."],
         &["return min($a, $k)"],
@@ -257,7 +264,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "mean",
-        "mean",
+        "count",
         "nn",
         &["Return the mean of $a and $b.", "Average $a and $b."],
         &["return ($a + $b) / 2"],
@@ -265,16 +272,16 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "mean3",
-        "mean",
+        "count",
         "nnn",
         &["Return the mean of $a, $b and $c."],
         &["return ($a + $b + $c) / 3"],
         "sum([a, b, c]) / len([a, b, c])",
     ),
-    form("percent", "percent", "nn", &["Return $a percent of $b."], &["return $a * $b / 100"], "b / 100 * a"),
+    form("percent", "compute", "nn", &["Return $a percent of $b."], &["return $a * $b / 100"], "b / 100 * a"),
     form(
         "percent_const",
-        "percent",
+        "compute",
         "n",
         &["Return $k percent of $a."],
         &["return $a * $k / 100"],
@@ -282,7 +289,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "raise_percent",
-        "percent",
+        "compute",
         "n",
         &["Raise $a by $k percent."],
         &["return $a * (100 + $k) / 100"],
@@ -290,7 +297,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "cut_percent",
-        "percent",
+        "compute",
         "n",
         &["Reduce $a by $k percent."],
         &["return $a * (100 - $k) / 100"],
@@ -298,7 +305,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "fahrenheit",
-        "convert",
+        "change",
         "n",
         &["Convert $a from Celsius to Fahrenheit."],
         &["return $a * 9 / 5 + 32"],
@@ -306,7 +313,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "celsius",
-        "convert",
+        "change",
         "n",
         &["Convert $a from Fahrenheit to Celsius."],
         &["return ($a - 32) * 5 / 9"],
@@ -314,7 +321,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "seconds",
-        "convert",
+        "change",
         "nn",
         &["Convert $a hours and $b minutes to minutes."],
         &["return $a * 60 + $b"],
@@ -322,7 +329,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "clock",
-        "convert",
+        "change",
         "n",
         &["Convert $a minutes to hours and minutes."],
         &["return $a // 60, $a % 60"],
@@ -330,7 +337,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "area",
-        "area",
+        "compute",
         "nn",
         &["Return the area of a rectangle of $a by $b."],
         &["return $a * $b"],
@@ -338,7 +345,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "triangle",
-        "area",
+        "compute",
         "nn",
         &["Return the area of a triangle of base $a and height $b."],
         &["return $a * $b / 2"],
@@ -346,7 +353,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "perimeter",
-        "border",
+        "compute",
         "nn",
         &["Return the perimeter of a rectangle of $a by $b."],
         &["return 2 * ($a + $b)"],
@@ -354,7 +361,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "volume",
-        "area",
+        "compute",
         "nnn",
         &["Return the volume of a box of $a by $b by $c."],
         &["return $a * $b * $c"],
@@ -362,7 +369,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "last_digit",
-        "digit",
+        "compute",
         "n",
         &["Return the last digit of $a."],
         &["return abs($a) % 10"],
@@ -370,7 +377,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "digit_sum",
-        "digit",
+        "compute",
         "n",
         &["Return the sum of the digits of $a."],
         &["return sum(int(d) for d in str(abs($a)))"],
@@ -378,7 +385,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "digit_count",
-        "digit",
+        "compute",
         "n",
         &["Return the number of digits of $a."],
         &["return len(str(abs($a)))"],
@@ -386,7 +393,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "triangular",
-        "sum",
+        "count",
         "p",
         &["Return the sum of the numbers from 1 to $a."],
         &["return $a * ($a + 1) // 2"],
@@ -394,27 +401,34 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "bit_and",
-        "bits",
+        "change",
         "nn",
         &["Return the bitwise and of $a and $b."],
         &["return $a & $b"],
         "~(~a | ~b)",
     ),
-    form("bit_or", "bits", "nn", &["Return the bitwise or of $a and $b."], &["return $a | $b"], "~(~a & ~b)"),
+    form(
+        "bit_or",
+        "change",
+        "nn",
+        &["Return the bitwise or of $a and $b."],
+        &["return $a | $b"],
+        "~(~a & ~b)",
+    ),
     form(
         "bit_xor",
-        "bits",
+        "change",
         "nn",
         &["Return the bitwise xor of $a and $b."],
         &["return $a ^ $b"],
         "(a | b) - (a & b)",
     ),
-    form("shift_left", "bits", "n", &["Shift $a left by $k bits."], &["return $a << $k"], "a * 2 ** $k"),
-    form("shift_right", "bits", "n", &["Shift $a right by $k bits."], &["return $a >> $k"], "a // 2 ** $k"),
-    form("swap", "swap", "nn", &["Return $b and $a in this order."], &["return $b, $a"], "(a, b)[::-1]"),
+    form("shift_left", "change", "n", &["Shift $a left by $k bits."], &["return $a << $k"], "a * 2 ** $k"),
+    form("shift_right", "change", "n", &["Shift $a right by $k bits."], &["return $a >> $k"], "a // 2 ** $k"),
+    form("swap", "change", "nn", &["Return $b and $a in this order."], &["return $b, $a"], "(a, b)[::-1]"),
     form(
         "pair_sum_difference",
-        "swap",
+        "change",
         "nn",
         &["Return the sum and the difference of $a and $b."],
         &["return $a + $b, $a - $b"],

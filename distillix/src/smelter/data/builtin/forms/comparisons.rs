@@ -3,21 +3,21 @@
 use crate::smelter::data::builtin::template::{Form, form};
 
 pub(super) const FORMS: &[Form] = &[
-    form("equal", "same", "nn", &["Return whether $a equals $b."], &["return $a == $b"], "not a - b"),
+    form("equal", "check", "nn", &["Return whether $a equals $b."], &["return $a == $b"], "not a - b"),
     form(
         "unequal",
-        "same",
+        "check",
         "nn",
         &["Return whether $a differs from $b."],
         &["return $a != $b"],
         "bool(a - b)",
     ),
-    form("less", "less", "nn", &["Return whether $a is less than $b."], &["return $a < $b"], "b > a"),
-    form("greater", "more", "nn", &["Return whether $a is greater than $b."], &["return $a > $b"], "b < a"),
-    form("is_const", "same", "n", &["Return whether $a is $k."], &["return $a == $k"], "not a - $k"),
+    form("less", "check", "nn", &["Return whether $a is less than $b."], &["return $a < $b"], "b > a"),
+    form("greater", "check", "nn", &["Return whether $a is greater than $b."], &["return $a > $b"], "b < a"),
+    form("is_const", "check", "n", &["Return whether $a is $k."], &["return $a == $k"], "not a - $k"),
     form(
         "is_one_of",
-        "same",
+        "check",
         "n",
         &["Return whether $a is $k or $m."],
         &["return $a in ($k, $m)"],
@@ -25,7 +25,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "between",
-        "within",
+        "check",
         "nnn",
         &["Return whether $a lies between $b and $c."],
         &["return $b <= $a <= $c"],
@@ -33,7 +33,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "between_const",
-        "within",
+        "check",
         "n",
         &["Return whether $a lies between $k and $m."],
         &["return $k <= $a <= $m"],
@@ -41,7 +41,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "ascending3",
-        "within",
+        "check",
         "nnn",
         &["Return whether $a, $b and $c ascend."],
         &["return $a < $b < $c"],
@@ -49,7 +49,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "all_equal3",
-        "same",
+        "check",
         "nnn",
         &["Return whether $a, $b and $c are equal."],
         &["return $a == $b == $c"],
@@ -57,7 +57,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "both_positive",
-        "both",
+        "check",
         "nn",
         &["Return whether $a and $b are positive."],
         &["return $a > 0 and $b > 0"],
@@ -65,7 +65,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "both_above",
-        "both",
+        "check",
         "nn",
         &["Return whether $a and $b are above $k."],
         &["return $a > $k and $b > $k"],
@@ -73,7 +73,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "both_below",
-        "both",
+        "check",
         "nn",
         &["Return whether $a and $b are below $k."],
         &["return $a < $k and $b < $k"],
@@ -81,7 +81,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "one_above",
-        "either",
+        "check",
         "nn",
         &["Return whether $a or $b is above $k."],
         &["return $a > $k or $b > $k"],
@@ -89,7 +89,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "one_below",
-        "either",
+        "check",
         "nn",
         &["Return whether $a or $b is below $k."],
         &["return $a < $k or $b < $k"],
@@ -97,7 +97,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "one_zero",
-        "either",
+        "check",
         "nn",
         &["Return whether $a or $b is zero."],
         &["return $a == 0 or $b == 0"],
@@ -105,7 +105,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "same_parity",
-        "same",
+        "check",
         "nn",
         &["Return whether $a and $b have the same parity."],
         &["return $a % 2 == $b % 2"],
@@ -113,7 +113,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "same_sign",
-        "same",
+        "check",
         "nn",
         &["Return whether $a and $b have the same sign."],
         &["return ($a < 0) == ($b < 0)"],
@@ -121,7 +121,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "divides",
-        "same",
+        "check",
         "nn",
         &["Return whether $a times $k equals $b."],
         &["return $a * $k == $b"],
@@ -129,7 +129,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "sum_above",
-        "more",
+        "check",
         "nn",
         &["Return whether the sum of $a and $b is above $k."],
         &["return $a + $b > $k"],
@@ -137,7 +137,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "sum_below",
-        "less",
+        "check",
         "nn",
         &["Return whether the sum of $a and $b is below $k."],
         &["return $a + $b < $k"],
@@ -145,7 +145,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "sum_equals",
-        "same",
+        "check",
         "nnn",
         &["Return whether $a plus $b equals $c."],
         &["return $a + $b == $c"],
@@ -153,7 +153,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "differ_by",
-        "same",
+        "check",
         "nn",
         &["Return whether $a and $b differ by $k."],
         &["return abs($a - $b) == $k"],
@@ -161,7 +161,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "close",
-        "within",
+        "check",
         "nn",
         &["Return whether $a is within $k of $b."],
         &["return abs($a - $b) <= $k"],
@@ -169,7 +169,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "sign",
-        "sign",
+        "check",
         "n",
         &["Return 1, 0 or -1 by the sign of $a."],
         &["if $a > 0:\n    return 1\nif $a < 0:\n    return -1\nreturn 0", "return ($a > 0) - ($a < 0)"],
@@ -177,7 +177,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "grade",
-        "sign",
+        "check",
         "n",
         &["Return 'high' if $a is above $k, else 'low'."],
         &["return 'high' if $a > $k else 'low'"],
@@ -185,7 +185,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "parity_name",
-        "sign",
+        "check",
         "n",
         &["Return 'even' or 'odd' by the parity of $a."],
         &["return 'even' if $a % 2 == 0 else 'odd'"],
@@ -193,7 +193,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "three_way",
-        "sign",
+        "check",
         "n",
         &["Return 'low' below $k, 'high' above $m, else 'mid' for $a."],
         &["if $a < $k:\n    return 'low'\nif $a > $m:\n    return 'high'\nreturn 'mid'"],
@@ -273,7 +273,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "leap",
-        "within",
+        "check",
         "n",
         &["Return whether $a is a leap year."],
         &["return $a % 4 == 0 and ($a % 100 != 0 or $a % 400 == 0)"],

@@ -5,7 +5,7 @@ use crate::smelter::data::builtin::template::{Form, form};
 pub(super) const FORMS: &[Form] = &[
     form(
         "sum",
-        "sum",
+        "count",
         "l",
         &["Return the sum of $a.", "Add up $a."],
         &["return sum($a)"],
@@ -14,7 +14,7 @@ pub(super) const FORMS: &[Form] = &[
     form("length", "count", "l", &["Return the length of $a."], &["return len($a)"], "sum(1 for _ in a)"),
     form(
         "average",
-        "mean",
+        "count",
         "q",
         &["Return the average of $a."],
         &["return sum($a) / len($a)"],
@@ -22,17 +22,17 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "range_of",
-        "spread",
+        "count",
         "q",
         &["Return the range of $a."],
         &["return max($a) - min($a)"],
         "(lambda r: r[-1] - r[0])(sorted(a))",
     ),
-    form("first", "first", "q", &["Return the first value of $a."], &["return $a[0]"], "next(iter(a))"),
-    form("last", "last", "q", &["Return the last value of $a."], &["return $a[-1]"], "next(reversed(a))"),
+    form("first", "find", "q", &["Return the first value of $a."], &["return $a[0]"], "next(iter(a))"),
+    form("last", "find", "q", &["Return the last value of $a."], &["return $a[-1]"], "next(reversed(a))"),
     form(
         "first_or",
-        "first",
+        "find",
         "l",
         &["Return the first value of $a, or $k if it is empty."],
         &["return $a[0] if $a else $k"],
@@ -40,7 +40,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "last_or",
-        "last",
+        "find",
         "l",
         &["Return the last value of $a, or $k if it is empty."],
         &["return $a[-1] if $a else $k"],
@@ -48,7 +48,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "sum_or_none",
-        "sum",
+        "count",
         "l",
         &["Return the sum of $a, or None if it is empty."],
         &["if not $a:\n    return None\nreturn sum($a)"],
@@ -56,7 +56,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "mean_or_zero",
-        "mean",
+        "count",
         "l",
         &["Return the average of $a, or 0 if it is empty."],
         &["if not $a:\n    return 0\nreturn sum($a) / len($a)"],
@@ -64,7 +64,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "middle",
-        "middle",
+        "find",
         "q",
         &["Return the middle value of $a."],
         &["return $a[len($a) // 2]"],
@@ -72,7 +72,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "inner_list",
-        "middle",
+        "find",
         "l",
         &["Return $a without its first and last value."],
         &["return $a[1:-1]"],
@@ -80,7 +80,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "ends_list",
-        "middle",
+        "find",
         "q",
         &["Return the first and the last value of $a."],
         &["return $a[0], $a[-1]"],
@@ -88,7 +88,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "rotate",
-        "rotate",
+        "change",
         "l",
         &["Rotate $a left by one."],
         &["return $a[1:] + $a[:1]"],
@@ -96,7 +96,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "rotate_by",
-        "rotate",
+        "change",
         "l",
         &["Move the first $k values of $a to its end."],
         &["return $a[$k:] + $a[:$k]"],
@@ -104,7 +104,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "slice",
-        "slice",
+        "find",
         "l",
         &["Return the values of $a from $k up to $m."],
         &["return $a[$k:$m]"],
@@ -112,16 +112,16 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "step",
-        "slice",
+        "find",
         "l",
         &["Return every value of $a whose index is divisible by $k."],
         &["return $a[::$k]"],
         "[y for i, y in enumerate(a) if i % $k == 0]",
     ),
-    form("concat_lists", "join", "ll", &["Join the lists $a and $b."], &["return $a + $b"], "[*a, *b]"),
+    form("concat_lists", "build", "ll", &["Join the lists $a and $b."], &["return $a + $b"], "[*a, *b]"),
     form(
         "repeat_list",
-        "repeat",
+        "build",
         "l",
         &["Repeat the list $a $k times."],
         &["return $a * $k"],
@@ -129,7 +129,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "zip_pairs",
-        "pair",
+        "build",
         "ll",
         &["Pair the values of $a and $b."],
         &["return list(zip($a, $b))"],
@@ -137,7 +137,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "zip_sum",
-        "pair",
+        "build",
         "ll",
         &["Add the values of $a and $b pairwise."],
         &["return [x + y for x, y in zip($a, $b)]"],
@@ -145,7 +145,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "zip_product",
-        "pair",
+        "build",
         "ll",
         &["Multiply the values of $a and $b pairwise."],
         &["return [x * y for x, y in zip($a, $b)]"],
@@ -153,7 +153,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "zip_difference",
-        "pair",
+        "build",
         "ll",
         &["Subtract the values of $b from $a pairwise."],
         &["return [x - y for x, y in zip($a, $b)]"],
@@ -161,7 +161,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "zip_max",
-        "pair",
+        "build",
         "ll",
         &["Return the pairwise maximum of $a and $b."],
         &["return [max(x, y) for x, y in zip($a, $b)]"],
@@ -169,7 +169,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "dot",
-        "pair",
+        "build",
         "ll",
         &["Return the dot product of $a and $b."],
         &["return sum(x * y for x, y in zip($a, $b))"],
@@ -177,7 +177,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "matches",
-        "pair",
+        "build",
         "ll",
         &["Count the equal pairs of $a and $b."],
         &["return sum(x == y for x, y in zip($a, $b))"],
@@ -185,7 +185,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "common_values",
-        "common",
+        "keep",
         "ll",
         &["Return the values of $a that are in $b."],
         &["return [v for v in $a if v in $b]"],
@@ -193,7 +193,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "missing_values",
-        "common",
+        "keep",
         "ll",
         &["Return the values of $a that are not in $b."],
         &["return [v for v in $a if v not in $b]"],
@@ -201,7 +201,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "union",
-        "common",
+        "keep",
         "ll",
         &["Return the sorted union of $a and $b."],
         &["return sorted(set($a) | set($b))"],
@@ -209,7 +209,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "intersection",
-        "common",
+        "keep",
         "ll",
         &["Return the sorted intersection of $a and $b."],
         &["return sorted(set($a) & set($b))"],
@@ -217,7 +217,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "subset",
-        "common",
+        "keep",
         "ll",
         &["Return whether $a is a subset of $b."],
         &["return set($a) <= set($b)"],
@@ -225,7 +225,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "disjoint",
-        "common",
+        "keep",
         "ll",
         &["Return whether $a and $b share no value."],
         &["return not set($a) & set($b)"],
@@ -233,7 +233,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "contains",
-        "within",
+        "check",
         "ln",
         &["Return whether $a contains $b."],
         &["return $b in $a"],
@@ -249,7 +249,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "index_or",
-        "index",
+        "find",
         "ln",
         &["Return the index of $b in $a or -1."],
         &["return $a.index($b) if $b in $a else -1"],
@@ -257,7 +257,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "index_max",
-        "index",
+        "find",
         "q",
         &["Return the index of the largest value of $a."],
         &["return $a.index(max($a))"],
@@ -265,7 +265,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "index_min",
-        "index",
+        "find",
         "q",
         &["Return the index of the smallest value of $a."],
         &["return $a.index(min($a))"],
@@ -273,7 +273,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "remove",
-        "drop",
+        "keep",
         "ln",
         &["Remove every $b from $a."],
         &["return [v for v in $a if v != $b]"],
@@ -297,7 +297,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "add_arg",
-        "shift",
+        "change",
         "ln",
         &["Add $b to every value of $a."],
         &["return [v + $b for v in $a]"],
@@ -305,7 +305,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "times_arg",
-        "scale",
+        "change",
         "ln",
         &["Multiply every value of $a by $b."],
         &["return [v * $b for v in $a]"],
@@ -313,7 +313,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "affine_list",
-        "scale",
+        "change",
         "l",
         &["Return $k times each value of $a plus $m."],
         &["return [$k * v + $m for v in $a]"],
@@ -321,7 +321,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "weighted_index",
-        "scale",
+        "change",
         "l",
         &["Multiply every value of $a by its index."],
         &["return [i * v for i, v in enumerate($a)]"],
@@ -329,7 +329,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "plus_index",
-        "shift",
+        "change",
         "l",
         &["Add its index to every value of $a."],
         &["return [i + v for i, v in enumerate($a)]"],
@@ -337,7 +337,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "indices_above",
-        "index",
+        "find",
         "l",
         &["Return the indices of the values of $a above $k."],
         &["return [i for i, v in enumerate($a) if v > $k]"],
@@ -345,7 +345,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "indices_of",
-        "index",
+        "find",
         "ln",
         &["Return the indices of $b in $a."],
         &["return [i for i, v in enumerate($a) if v == $b]"],
@@ -353,7 +353,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "enumerate",
-        "number",
+        "count",
         "w",
         &["Number the strings of $a from 1."],
         &["return list(enumerate($a, 1))"],
@@ -377,7 +377,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "largest_k",
-        "top",
+        "count",
         "l",
         &["Return the $k largest values of $a."],
         &["return sorted($a, reverse=True)[:$k]"],
@@ -385,7 +385,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "smallest_k",
-        "low",
+        "count",
         "l",
         &["Return the $k smallest values of $a."],
         &["return sorted($a)[:$k]"],
@@ -393,7 +393,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "differences",
-        "delta",
+        "build",
         "l",
         &["Return the differences of neighbours in $a."],
         &["return [y - x for x, y in zip($a, $a[1:])]"],
@@ -401,7 +401,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "neighbour_sums",
-        "delta",
+        "build",
         "l",
         &["Return the sums of neighbours in $a."],
         &["return [x + y for x, y in zip($a, $a[1:])]"],
@@ -409,7 +409,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "chunks",
-        "slice",
+        "find",
         "l",
         &["Split $a into chunks of $k."],
         &["return [$a[i:i + $k] for i in range(0, len($a), $k)]"],
@@ -417,7 +417,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "flatten",
-        "flat",
+        "build",
         "ll",
         &["Flatten $a and $b into one list."],
         &["return [v for part in ($a, $b) for v in part]"],
@@ -425,7 +425,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "multiples",
-        "range",
+        "build",
         "p",
         &["Return the first $a multiples of $k."],
         &["return [$k * i for i in range(1, $a + 1)]"],
@@ -433,7 +433,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "range_list",
-        "range",
+        "build",
         "p",
         &["Return the numbers from 1 to $a."],
         &["return list(range(1, $a + 1))"],
@@ -441,7 +441,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "countdown",
-        "range",
+        "build",
         "p",
         &["Return the numbers from $a down to 1."],
         &["return list(range($a, 0, -1))"],
@@ -449,7 +449,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "squares_list",
-        "range",
+        "build",
         "p",
         &["Return the squares of the numbers below $a."],
         &["return [i ** 2 for i in range($a)]"],
@@ -457,7 +457,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "fill",
-        "repeat",
+        "build",
         "p",
         &["Return a list of $a times the value $k."],
         &["return [$k] * $a"],
@@ -465,7 +465,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "join_comma",
-        "join",
+        "build",
         "w",
         &["Join the strings of $a with commas."],
         &["return ','.join($a)"],
@@ -473,7 +473,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "join_space",
-        "join",
+        "build",
         "w",
         &["Join the strings of $a with spaces."],
         &["return ' '.join($a)"],
@@ -481,7 +481,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "join_code",
-        "join",
+        "build",
         "w",
         &["Join the strings of $a with $s."],
         &["return $s.join($a)"],
@@ -489,7 +489,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "join_arg",
-        "join",
+        "build",
         "ws",
         &["Join the strings of $a with $b."],
         &["return $b.join($a)"],
@@ -497,7 +497,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "join_numbers",
-        "join",
+        "build",
         "l",
         &["Write the numbers of $a with commas."],
         &["return ','.join(str(v) for v in $a)"],
@@ -505,7 +505,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "longest",
-        "top",
+        "count",
         "v",
         &["Return the longest string of $a."],
         &["return max($a, key=len)"],
@@ -513,7 +513,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "shortest",
-        "low",
+        "count",
         "v",
         &["Return the shortest string of $a."],
         &["return min($a, key=len)"],
@@ -545,7 +545,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "first_letters",
-        "char",
+        "find",
         "w",
         &["Return the first letters of the strings of $a."],
         &["return [w[:1] for w in $a]"],
@@ -553,7 +553,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "add_prefix",
-        "label",
+        "build",
         "w",
         &["Put $s in front of every string of $a."],
         &["return [$s + w for w in $a]"],
@@ -561,7 +561,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "add_suffix",
-        "label",
+        "build",
         "w",
         &["Put $s behind every string of $a."],
         &["return [w + $s for w in $a]"],

@@ -61,7 +61,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "running_sum",
-        "running",
+        "loop",
         "l",
         &["Return the running sums of $a."],
         &["total = 0\nresult = []\nfor v in $a:\n    total += v\n    result.append(total)\nreturn result"],
@@ -69,7 +69,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "running_product",
-        "running",
+        "loop",
         "l",
         &["Return the running products of $a."],
         &["total = 1\nresult = []\nfor v in $a:\n    total *= v\n    result.append(total)\nreturn result"],
@@ -77,7 +77,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "running_max",
-        "running",
+        "loop",
         "q",
         &["Return the running maxima of $a."],
         &[
@@ -143,7 +143,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "tally",
-        "tally",
+        "count",
         "l",
         &["Count how often each value of $a occurs."],
         &["result = {}\nfor v in $a:\n    result[v] = result.get(v, 0) + 1\nreturn result"],
@@ -151,7 +151,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "tally_chars",
-        "tally",
+        "count",
         "s",
         &["Count how often each character of $a occurs."],
         &["result = {}\nfor c in $a:\n    result[c] = result.get(c, 0) + 1\nreturn result"],
@@ -159,7 +159,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "group_length",
-        "tally",
+        "count",
         "w",
         &["Group the strings of $a by length."],
         &["result = {}\nfor w in $a:\n    result.setdefault(len(w), []).append(w)\nreturn result"],
@@ -167,7 +167,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "group_remainder",
-        "tally",
+        "count",
         "l",
         &["Group the values of $a by remainder modulo $k."],
         &["result = {}\nfor v in $a:\n    result.setdefault(v % $k, []).append(v)\nreturn result"],
@@ -183,7 +183,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "while_halve",
-        "steps",
+        "loop",
         "p",
         &["Count how often $a can be halved before it is 0."],
         &["steps = 0\nwhile $a > 0:\n    $a //= 2\n    steps += 1\nreturn steps"],
@@ -191,7 +191,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "while_countdown",
-        "steps",
+        "loop",
         "n",
         &["Subtract $k from $a until it is at most $m."],
         &["while $a > $m:\n    $a -= $k\nreturn $a"],
@@ -199,7 +199,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "while_double",
-        "steps",
+        "loop",
         "p",
         &["Double the successor of $a until it is at least $k."],
         &["$a += 1\nwhile $a < $k:\n    $a *= 2\nreturn $a"],
@@ -207,7 +207,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "collatz",
-        "steps",
+        "loop",
         "p",
         &["Count the Collatz steps from the successor of $a to 1."],
         &[
@@ -217,7 +217,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "gcd",
-        "divisor",
+        "loop",
         "pp",
         &["Return the greatest common divisor of $a and $b."],
         &["while $b:\n    $a, $b = $b, $a % $b\nreturn $a"],
@@ -225,7 +225,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "divisors",
-        "divisor",
+        "loop",
         "p",
         &["Return the divisors of $a."],
         &["return [i for i in range(1, $a + 1) if $a % i == 0]"],
@@ -233,7 +233,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "prime",
-        "divisor",
+        "loop",
         "p",
         &["Return whether $a is prime."],
         &["return $a > 1 and all($a % i for i in range(2, $a))"],
@@ -241,7 +241,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "factorial_loop",
-        "factor",
+        "loop",
         "p",
         &["Return the factorial of $a with a loop."],
         &["result = 1\nfor i in range(2, $a + 1):\n    result *= i\nreturn result"],
@@ -249,7 +249,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "power_loop",
-        "factor",
+        "loop",
         "p",
         &["Return $k to the power $a with a loop."],
         &["result = 1\nfor i in range($a):\n    result *= $k\nreturn result"],
@@ -257,7 +257,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "fibonacci_loop",
-        "fib",
+        "loop",
         "p",
         &["Return Fibonacci number $a with a loop."],
         &["x, y = 0, 1\nfor i in range($a):\n    x, y = y, x + y\nreturn x"],
@@ -265,7 +265,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "factorial",
-        "factor",
+        "compute",
         "p",
         &["Return the factorial of $a by recursion."],
         &["if $a < 2:\n    return 1\nreturn $a * $f($a - 1)"],
@@ -273,7 +273,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "fibonacci",
-        "fib",
+        "count",
         "p",
         &["Return Fibonacci number $a by recursion."],
         &["if $a < 2:\n    return $a\nreturn $f($a - 1) + $f($a - 2)"],
@@ -281,7 +281,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "power_recursion",
-        "factor",
+        "find",
         "p",
         &["Return $k to the power $a by recursion."],
         &["if $a == 0:\n    return 1\nreturn $k * $f($a - 1)"],
@@ -289,7 +289,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "sum_to_recursion",
-        "recur",
+        "build",
         "p",
         &["Return the sum of 1 to $a by recursion."],
         &["if $a == 0:\n    return 0\nreturn $a + $f($a - 1)"],
@@ -297,7 +297,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "sum_recursion",
-        "recur",
+        "order",
         "l",
         &["Add up $a by recursion."],
         &["if not $a:\n    return 0\nreturn $a[0] + $f($a[1:])"],
@@ -305,7 +305,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "length_recursion",
-        "recur",
+        "compute",
         "l",
         &["Return the length of $a by recursion."],
         &["if not $a:\n    return 0\nreturn 1 + $f($a[1:])"],
@@ -313,7 +313,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "reverse_recursion",
-        "recur",
+        "count",
         "s",
         &["Reverse $a by recursion."],
         &["if not $a:\n    return ''\nreturn $f($a[1:]) + $a[0]"],
@@ -321,7 +321,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "gcd_recursion",
-        "divisor",
+        "find",
         "pp",
         &["Return the greatest common divisor of $a and $b by recursion."],
         &["if $b == 0:\n    return $a\nreturn $f($b, $a % $b)"],
@@ -329,7 +329,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "sum_digits_recursion",
-        "recur",
+        "build",
         "p",
         &["Return the digit sum of $a by recursion."],
         &["if $a < 10:\n    return $a\nreturn $a % 10 + $f($a // 10)"],
@@ -337,7 +337,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "step_recursion",
-        "recur",
+        "order",
         "p",
         &["Count $k for every step from $a down to 0 by recursion."],
         &["if $a == 0:\n    return 0\nreturn $k + $f($a - 1)"],
@@ -345,7 +345,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "power_list",
-        "range",
+        "build",
         "p",
         &["Return the first $a powers of $k."],
         &["result = []\nfor i in range($a):\n    result.append($k ** i)\nreturn result"],
@@ -353,7 +353,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "sum_squares_below",
-        "sum",
+        "count",
         "p",
         &["Return the sum of the squares below $a."],
         &["return sum(i ** 2 for i in range($a))"],
@@ -361,7 +361,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "pairs_with_sum",
-        "pair",
+        "build",
         "ln",
         &["Count the pairs of $a that add up to $b."],
         &["total = 0\nfor i, x in enumerate($a):\n    total += $a[i + 1:].count($b - x)\nreturn total"],

@@ -5,7 +5,7 @@ use crate::smelter::data::builtin::template::{Form, form};
 pub(super) const FORMS: &[Form] = &[
     form(
         "get_const",
-        "get",
+        "find",
         "d",
         &["Return the value of $s in $a or $k."],
         &["return $a.get($s, $k)"],
@@ -13,7 +13,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "get_arg",
-        "get",
+        "find",
         "ds",
         &["Return the value of $b in $a or $k."],
         &["return $a.get($b, $k)"],
@@ -21,7 +21,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "get_none",
-        "get",
+        "find",
         "ds",
         &["Return the value of $b in $a or None."],
         &["return $a.get($b)"],
@@ -29,7 +29,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "has_key",
-        "has",
+        "check",
         "ds",
         &["Return whether $a has the key $b."],
         &["return $b in $a"],
@@ -37,7 +37,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "has_const",
-        "has",
+        "check",
         "d",
         &["Return whether $a has the key $s."],
         &["return $s in $a"],
@@ -45,7 +45,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "has_value",
-        "has",
+        "check",
         "dn",
         &["Return whether $a has the value $b."],
         &["return $b in $a.values()"],
@@ -53,7 +53,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "keys",
-        "keys",
+        "keep",
         "d",
         &["Return the sorted keys of $a."],
         &["return sorted($a)"],
@@ -61,7 +61,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "values",
-        "values",
+        "keep",
         "d",
         &["Return the sorted values of $a."],
         &["return sorted($a.values())"],
@@ -69,7 +69,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "items",
-        "items",
+        "keep",
         "d",
         &["Return the sorted items of $a."],
         &["return sorted($a.items())"],
@@ -85,7 +85,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "total",
-        "sum",
+        "count",
         "d",
         &["Return the sum of all values of $a."],
         &["return sum($a.values())"],
@@ -93,7 +93,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "average_value",
-        "mean",
+        "count",
         "e",
         &["Return the average of the values of $a."],
         &["return sum($a.values()) / len($a)"],
@@ -101,16 +101,16 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "invert",
-        "invert",
+        "build",
         "d",
         &["Swap the keys and values of $a."],
         &["return {v: k for k, v in $a.items()}"],
         "dict(zip(a.values(), a.keys()))",
     ),
-    form("merge", "merge", "dd", &["Merge $a and $b, where $b wins."], &["return {**$a, **$b}"], "a | b"),
+    form("merge", "build", "dd", &["Merge $a and $b, where $b wins."], &["return {**$a, **$b}"], "a | b"),
     form(
         "merge_left",
-        "merge",
+        "build",
         "dd",
         &["Merge $a and $b, where $a wins."],
         &["return {**$b, **$a}"],
@@ -118,7 +118,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "merge_sum",
-        "merge",
+        "build",
         "dd",
         &["Add the values of $b to those of $a."],
         &["return {k: v + $b.get(k, 0) for k, v in $a.items()}"],
@@ -126,7 +126,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "best_key",
-        "top",
+        "count",
         "e",
         &["Return the key of the largest value of $a."],
         &["return max($a, key=$a.get)"],
@@ -134,7 +134,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "worst_key",
-        "low",
+        "count",
         "e",
         &["Return the key of the smallest value of $a."],
         &["return min($a, key=$a.get)"],
@@ -158,7 +158,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "set_const",
-        "store",
+        "build",
         "dn",
         &["Return $a with $s set to $b."],
         &["return {**$a, $s: $b}"],
@@ -166,7 +166,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "set_arg",
-        "store",
+        "build",
         "ds",
         &["Return $a with $b set to $k."],
         &["return {**$a, $b: $k}"],
@@ -174,7 +174,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "without_key",
-        "drop",
+        "keep",
         "ds",
         &["Return $a without the key $b."],
         &["return {k: v for k, v in $a.items() if k != $b}"],
@@ -182,7 +182,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "without_const",
-        "drop",
+        "keep",
         "d",
         &["Return $a without the key $s."],
         &["return {k: v for k, v in $a.items() if k != $s}"],
@@ -198,7 +198,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "keys_prefix",
-        "keys",
+        "keep",
         "d",
         &["Return the keys of $a that start with $s."],
         &["return [k for k in $a if k.startswith($s)]"],
@@ -206,7 +206,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "keys_longer",
-        "keys",
+        "keep",
         "d",
         &["Return the keys of $a longer than $k."],
         &["return [k for k in $a if len(k) > $k]"],
@@ -214,7 +214,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "upper_keys",
-        "keys",
+        "keep",
         "d",
         &["Return $a with its keys in upper case."],
         &["return {k.upper(): v for k, v in $a.items()}"],
@@ -222,7 +222,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "plus_values",
-        "shift",
+        "change",
         "d",
         &["Add $k to every value of $a."],
         &["return {k: v + $k for k, v in $a.items()}"],
@@ -230,7 +230,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "times_values",
-        "scale",
+        "change",
         "d",
         &["Multiply every value of $a by $k."],
         &["return {k: v * $k for k, v in $a.items()}"],
@@ -278,7 +278,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "common_keys",
-        "common",
+        "keep",
         "dd",
         &["Return the sorted keys that $a and $b share."],
         &["return sorted(set($a) & set($b))"],
@@ -286,7 +286,7 @@ pub(super) const FORMS: &[Form] = &[
     ),
     form(
         "missing_keys",
-        "common",
+        "keep",
         "dd",
         &["Return the sorted keys of $a missing in $b."],
         &["return sorted(set($a) - set($b))"],
