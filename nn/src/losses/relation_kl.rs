@@ -93,7 +93,7 @@ impl RelationKl {
             .zip(student.par_chunks((t * n * ds).max(1)))
             .zip(teacher.par_chunks((t * n * dt).max(1)))
             .map(|((grad, student), teacher)| {
-                dispatch(|| {
+                dispatch(#[inline(always)] || {
                     let mut total = 0.0;
                     for slice in 0..n {
                         total += self.slice(student, teacher, slice, [t, ds, dt], scale, grad);

@@ -200,7 +200,7 @@ fn forward_tile<T: Float>(
         let logits = &mut logits[..n * count];
         let keys = shape.head(k, kv_heads, group, key, count).t();
         T::gemm_block(scale, query, keys, T::ZERO, MatMut::row_major(logits, n, count));
-        dispatch(|| {
+        dispatch(#[inline(always)] || {
             for (i, row) in logits.chunks_exact_mut(count).enumerate() {
                 let seen = visible(shape, first.map(|f| f[i]), from + i, key, count);
                 row[..seen.start].fill(T::ZERO);
@@ -327,7 +327,7 @@ fn backward_group<T: Float>(
             let mut delta = [T::ZERO; QUERIES];
             for (i, delta) in delta[..n].iter_mut().enumerate() {
                 let at = ((from + i) * heads + h) * d;
-                *delta = dispatch(|| lanes::dot(&x.dy[at..][..d], &x.y[at..][..d]));
+                *delta = dispatch(#[inline(always)] || lanes::dot(&x.dy[at..][..d], &x.y[at..][..d]));
             }
             for (key, count) in key_tiles(shape, first, from, n) {
                 let (p, dl) = (&mut p[..n * count], &mut dl[..n * count]);
@@ -335,7 +335,7 @@ fn backward_group<T: Float>(
                 let values = shape.head(x.v, kv_heads, kv_head, key, count);
                 T::gemm_block(scale, query, keys.t(), T::ZERO, MatMut::row_major(p, n, count));
                 T::gemm_block(T::ONE, dy, values.t(), T::ZERO, MatMut::row_major(dl, n, count));
-                dispatch(|| {
+                dispatch(#[inline(always)] || {
                     for (i, (p, dl)) in p.chunks_exact_mut(count).zip(dl.chunks_exact_mut(count)).enumerate()
                     {
                         let seen = visible(shape, first.map(|f| f[i]), from + i, key, count);

@@ -102,7 +102,7 @@ fn rotate<T: Float>(x: &[T], cos: &[T], sin: &[T], forward: bool, [t, heads, d]:
     }
     let rows = rows_per_task(row);
     y.par_chunks_mut(rows * row).zip(x.par_chunks(rows * row)).enumerate().for_each(|(task, (y, x))| {
-        dispatch(|| {
+        dispatch(#[inline(always)] || {
             for (i, (y, x)) in y.chunks_exact_mut(row).zip(x.chunks_exact(row)).enumerate() {
                 let position = (task * rows + i) % t;
                 let (cos, sin) = (&cos[position * half..][..half], &sin[position * half..][..half]);

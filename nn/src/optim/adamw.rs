@@ -53,7 +53,7 @@ impl AdamW {
         )
             .into_par_iter()
             .for_each(|(p, g, m, v)| {
-                dispatch(|| {
+                dispatch(#[inline(always)] || {
                     for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
                         let g = g * scale;
                         *m = b1 * *m + b1_rest * g;

@@ -38,9 +38,8 @@ unsafe fn tile<const R: usize, const V: usize, const BY_ROWS: bool>(t: &Tile) {
     // SAFETY: the tile's pointers cover k steps of R rows of A and a full width of B.
     unsafe {
         for i in 0..R {
-            _mm_prefetch::<_MM_HINT_T0>(t.c.add(i * t.ldc).cast());
-            if V == 2 {
-                _mm_prefetch::<_MM_HINT_T0>(t.c.wrapping_add(i * t.ldc + LANES).cast());
+            for v in 0..V {
+                _mm_prefetch::<_MM_HINT_ET0>(t.c.wrapping_add(i * t.ldc + v * LANES).cast());
             }
         }
         for _ in 0..t.k {

@@ -134,7 +134,7 @@ impl<A: PackSource, B: PackSource> Product<A, B> {
         let a = self.a.as_f32()?;
         if self.a.col_stride() == 1 {
             // Rows a multiple of 4 KiB apart would fight for one set of the L1 cache.
-            (self.a.row_stride() % 1024 != 0).then_some(a)
+            (!self.a.row_stride().is_multiple_of(1024)).then_some(a)
         } else {
             (self.a.row_stride() == 1).then_some(a)
         }
@@ -157,14 +157,14 @@ impl<A: PackSource, B: PackSource> Product<A, B> {
     /// # Safety
     /// `packed` has room for the panels over `ks`.
     unsafe fn pack_group(&self, parallel: bool, panels: Range<usize>, ks: Range<usize>, packed: Packed) {
+        let base = move || packed;
         for_each(parallel, panels.len().div_ceil(4), |task| {
             for panel in (0..panels.len()).skip(task * 4).take(4) {
                 for block in self.k_blocks(ks.clone()) {
                     let offset = self.packed_offset(&panels, &ks, &block, panel);
                     let cols = self.panel_cols(panels.start + panel);
-                    let packed = packed;
                     // SAFETY: the block lies inside B, and each has its own place in the scratch.
-                    unsafe { pack_b(&self.kernel, self.b, block, cols, packed.0.add(offset)) };
+                    unsafe { pack_b(&self.kernel, self.b, block, cols, base().0.add(offset)) };
                 }
             }
         });

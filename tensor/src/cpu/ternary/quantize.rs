@@ -28,7 +28,12 @@ pub fn quantize_activations(x: &[f32], q: &mut [i8], s: &mut [f32]) {
         s.fill(127.0 / EPSILON);
         return;
     }
-    assert!(!s.is_empty() && x.len() % s.len() == 0, "{} activations are not {} rows", x.len(), s.len());
+    assert!(
+        !s.is_empty() && x.len().is_multiple_of(s.len()),
+        "{} activations are not {} rows",
+        x.len(),
+        s.len()
+    );
     let k = x.len() / s.len();
     let rows = (CHUNK / k).max(1);
     let chunk = |((x, q), s): ((&[f32], &mut [i8]), &mut [f32])| {
@@ -57,7 +62,7 @@ pub fn quantize_row(x: &[f32], q: &mut [i8]) -> f32 {
     let s = 127.0 / if absmax < EPSILON { EPSILON } else { absmax };
     for (q, &x) in q.iter_mut().zip(x) {
         // Clamping before rounding gives the same integers.
-        let v = (x * s).max(-128.0).min(127.0);
+        let v = (x * s).clamp(-128.0, 127.0);
         *q = (v + ROUND).to_bits() as i8;
     }
     s

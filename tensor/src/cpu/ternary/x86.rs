@@ -32,6 +32,11 @@ unsafe fn vnni_tile<const R: usize, const V: usize>(t: &Tile) {
     let mut left = t.steps;
     // SAFETY: the tile's pointers cover `steps` groups of R rows and of a panel.
     unsafe {
+        for i in 0..R {
+            for v in 0..V {
+                _mm_prefetch::<_MM_HINT_ET0>(t.y.wrapping_add(i * t.ldy + v * LANES).cast());
+            }
+        }
         // Few rows have too few chains of additions to hide an instruction's latency: four steps at a time get
         // sums of their own. Integer sums may be reordered.
         if R <= 2 {
@@ -142,8 +147,8 @@ unsafe fn avx2_tile<const R: usize>(t: &Tile) {
                 }
                 for v in 0..V {
                     let w = _mm256_loadu_si256(t.w.add(p * STEP + v * 32).cast());
-                    for i in 0..R {
-                        pairs[i][v] = _mm256_add_epi16(pairs[i][v], _mm256_maddubs_epi16(w, x[i]));
+                    for (pairs, &x) in pairs.iter_mut().zip(&x) {
+                        pairs[v] = _mm256_add_epi16(pairs[v], _mm256_maddubs_epi16(w, x));
                     }
                 }
             }
