@@ -12,7 +12,7 @@ fn refactor(dims: &[usize], seed: u64) -> Vec<usize> {
     let mut out = vec![1; 1 + stream.below(0, 5) as usize];
     let mut axis = 0;
     for p in [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37] {
-        while n % p == 0 {
+        while n.is_multiple_of(p) {
             n /= p;
             // Mostly in order, so that many results can be views.
             axis = (axis + stream.below((n + p) as u64, 2) as usize).min(out.len() - 1);
