@@ -154,7 +154,10 @@ impl HeadLoss {
                 .enumerate()
                 .map(|(task, logits)| {
                     let first = task * ROWS_PER_TASK;
-                    dispatch(#[inline(always)] || self.rows(logits, &rows[first..], targets, first, teacher.as_ref()))
+                    dispatch(
+                        #[inline(always)]
+                        || self.rows(logits, &rows[first..], targets, first, teacher.as_ref()),
+                    )
                 })
                 .collect::<Result<_>>()?;
             for row in losses.iter().flat_map(|rows| rows.chunks_exact(self.terms.len().max(1))) {
@@ -280,11 +283,14 @@ impl<'a, T: Float> TeacherChunk<'a, T> {
                 let cap = T::from_f64(*softcap);
                 if cap > T::ZERO {
                     logits.par_chunks_mut(ROWS_PER_TASK * vocab).for_each(|logits| {
-                        dispatch(#[inline(always)] || {
-                            for z in logits.iter_mut() {
-                                *z = soft_cap(*z, cap);
-                            }
-                        })
+                        dispatch(
+                            #[inline(always)]
+                            || {
+                                for z in logits.iter_mut() {
+                                    *z = soft_cap(*z, cap);
+                                }
+                            },
+                        )
                     });
                 }
             }
@@ -323,7 +329,7 @@ pub fn head_logits(x: &Tensor, table: &Tensor, softcap: f64, vocab: usize) -> Re
             // A single row reads the table once; the general product would pack it first.
             let (x, table) = (x.as_slice::<T>()?, table.as_slice::<T>()?);
             let parts = logits.as_mut_slice::<T>()?.par_chunks_mut(LOGITS_AT_ONCE);
-            parts.zip(table.par_chunks(LOGITS_AT_ONCE * x.len())).for_each(|(z, table)| dispatch(|| {
+            parts.zip(table.par_chunks(LOGITS_AT_ONCE * x.len())).for_each(|(z, table)| dispatch(#[inline(always)] || {
                 for (z, row) in z.iter_mut().zip(table.chunks_exact(x.len())) {
                     *z = lanes::dot(x, row);
                 }
@@ -334,13 +340,8 @@ pub fn head_logits(x: &Tensor, table: &Tensor, softcap: f64, vocab: usize) -> Re
         }
         if softcap > 0.0 {
             let cap = T::from_f64(softcap);
-<<<<<<< HEAD
-            logits.as_mut_slice::<T>()?.par_chunks_mut(LOGITS_AT_ONCE).for_each(|z| dispatch(|| {
+            logits.as_mut_slice::<T>()?.par_chunks_mut(LOGITS_AT_ONCE).for_each(|z| dispatch(#[inline(always)] || {
                 for z in z.iter_mut() {
-=======
-            logits.as_mut_slice::<T>()?.par_chunks_mut(vocab).for_each(|row| dispatch(#[inline(always)] || {
-                for z in row.iter_mut() {
->>>>>>> main
                     *z = soft_cap(*z, cap);
                 }
             }));
