@@ -1,6 +1,6 @@
 //! Skew reverse Kullback–Leibler divergence (DistiLLM, Ko et al. 2024).
 
-use super::softmax::{add_through_softmax, log_mix, log_softmax};
+use super::softmax::{add_through_softmax, fill_map2, log_mix, log_softmax};
 use super::{RowLoss, RowTarget, Scratch, teacher_logits};
 use serde::{Deserialize, Serialize};
 use tensor::cpu::lanes;
@@ -40,10 +40,20 @@ impl RowLoss for SkewReverseKl {
         let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
         let alpha = T::from_f64(self.alpha);
         let (ln_alpha, ln_rest) = (T::from_f64(self.alpha.ln()), T::from_f64((-self.alpha).ln_1p()));
-        slope.clear();
         // For now log q - log m.
-        slope.extend(lq.iter().zip(lp).map(|(&lq, &lp)| lq - log_mix(lq, lp, ln_alpha, ln_rest)));
-        let loss = lanes::sum_by(lq.len(), |i| lq[i].exp() * slope[i]);
+        fill_map2(
+            slope,
+            lq,
+            lp,
+            #[inline(always)]
+            |lq, lp| lq - log_mix(lq, lp, ln_alpha, ln_rest),
+        );
+        let loss = lanes::sum_map2(
+            lq,
+            slope,
+            #[inline(always)]
+            |lq, slope| lq.exp() * slope,
+        );
         for slope in slope.iter_mut() {
             *slope -= alpha * slope.exp();
         }
