@@ -1,6 +1,6 @@
 //! Skew reverse Kullback–Leibler divergence (DistiLLM, Ko et al. 2024).
 
-use super::softmax::{add_through_softmax, log_mix, log_softmax};
+use super::softmax::{add_through_softmax, log_softmax, over_mix};
 use super::{RowLoss, RowTarget, Scratch, teacher_logits};
 use serde::{Deserialize, Serialize};
 use tensor::cpu::lanes;
@@ -38,11 +38,10 @@ impl RowLoss for SkewReverseKl {
         log_softmax(z, t, lq);
         log_softmax(y, t, lp);
         let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
-        let alpha = T::from_f64(self.alpha);
-        let (ln_alpha, ln_rest) = (T::from_f64(self.alpha.ln()), T::from_f64((-self.alpha).ln_1p()));
+        let (alpha, rest) = (T::from_f64(self.alpha), T::from_f64(1.0 - self.alpha));
         slope.clear();
         // For now log q - log m.
-        slope.extend(lq.iter().zip(lp).map(|(&lq, &lp)| lq - log_mix(lq, lp, ln_alpha, ln_rest)));
+        slope.extend(lq.iter().zip(lp).map(|(&lq, &lp)| over_mix(lp - lq, alpha, rest)));
         let loss = lanes::sum_by(lq.len(), |i| lq[i].exp() * slope[i]);
         for slope in slope.iter_mut() {
             *slope -= alpha * slope.exp();

@@ -99,7 +99,8 @@ impl Ternary {
         let [n, k] = self.codes.dims_n("ternary")?;
         let rows = x.scales.numel();
         if x.codes.last_dim() != k || y.numel() != rows * n {
-            let message = format!("x {:?} and y {:?} for codes {:?}", x.codes.dims(), y.dims(), self.codes.dims());
+            let message =
+                format!("x {:?} and y {:?} for codes {:?}", x.codes.dims(), y.dims(), self.codes.dims());
             return Err(Error::shape("ternary", message));
         }
         let (codes, scales) = (x.codes.as_slice::<i8>()?, x.scales.as_slice::<f32>()?);
