@@ -101,7 +101,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
 /// The config that the arguments ask for, and a name for the run.
 fn config(args: &Args) -> Result<(Config, String)> {
-    let saved = args.out.as_ref().map(|out| out.join("config.json")).filter(|path| args.resume && path.exists());
+    let saved =
+        args.out.as_ref().map(|out| out.join("config.json")).filter(|path| args.resume && path.exists());
     let wrong = |error: anyhow::Error| anyhow::Error::new(WrongUse(format!("{error:#}")));
     let mut config = match (&saved, &args.preset, &args.config) {
         (Some(saved), None, None) => Config::default().with_file(saved)?,
@@ -135,7 +136,10 @@ fn config(args: &Args) -> Result<(Config, String)> {
 fn free_folder(name: &str) -> PathBuf {
     let runs = Path::new("runs");
     let numbered = (2..).map(|n| runs.join(format!("{name}-{n}")));
-    std::iter::once(runs.join(name)).chain(numbered).find(|path| !path.exists()).unwrap_or_else(|| runs.join(name))
+    std::iter::once(runs.join(name))
+        .chain(numbered)
+        .find(|path| !path.exists())
+        .unwrap_or_else(|| runs.join(name))
 }
 
 /// Shows events: a bar on a terminal, a line now and then elsewhere, JSON lines for programs.
@@ -158,13 +162,38 @@ const INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Record<'a> {
-    Begin { step: u64, steps: u64, parameters: usize, tokens_per_step: usize },
+    Begin {
+        step: u64,
+        steps: u64,
+        parameters: usize,
+        tokens_per_step: usize,
+    },
     Metrics(&'a Line),
-    Validation { step: u64, #[serde(flatten)] result: &'a Validation },
-    Sample { step: u64, prompt: &'a str, completion: &'a str },
-    Warning { text: &'a str },
-    Checkpoint { path: String },
-    End { step: u64, finished: bool, skipped: u64, before: Option<Validation>, after: Option<Validation>, teacher: Option<Validation>, baseline: Option<f64> },
+    Validation {
+        step: u64,
+        #[serde(flatten)]
+        result: &'a Validation,
+    },
+    Sample {
+        step: u64,
+        prompt: &'a str,
+        completion: &'a str,
+    },
+    Warning {
+        text: &'a str,
+    },
+    Checkpoint {
+        path: String,
+    },
+    End {
+        step: u64,
+        finished: bool,
+        skipped: u64,
+        before: Option<Validation>,
+        after: Option<Validation>,
+        teacher: Option<Validation>,
+        baseline: Option<f64>,
+    },
 }
 
 impl Display {
@@ -212,7 +241,9 @@ impl Display {
                 self.data = None;
                 self.record(&Record::Begin { step, steps, parameters, tokens_per_step });
                 let from = if step > 0 { format!(", from step {step}") } else { String::new() };
-                self.say(&format!("{parameters} parameters, {steps} steps of {tokens_per_step} tokens{from}"));
+                self.say(&format!(
+                    "{parameters} parameters, {steps} steps of {tokens_per_step} tokens{from}"
+                ));
                 (self.first_step, self.steps, self.tokens_per_step) = (step, steps, tokens_per_step);
                 self.begin = Instant::now();
                 self.last_line = self.begin;
@@ -242,7 +273,12 @@ impl Display {
                 } else if self.last_line.elapsed() >= INTERVAL {
                     self.last_line = Instant::now();
                     let left = elapsed / done as f64 * (self.steps - report.step) as f64;
-                    self.say(&format!("step {}/{}  {}  {left:.0} s left", report.step, self.steps, self.status()));
+                    self.say(&format!(
+                        "step {}/{}  {}  {left:.0} s left",
+                        report.step,
+                        self.steps,
+                        self.status()
+                    ));
                 }
             }
             Event::Metrics(line) => self.record(&Record::Metrics(line)),

@@ -157,7 +157,8 @@ pub fn resume(run: &RunFolder, trainer: &mut Trainer, mut warn: impl FnMut(Strin
 fn load(folder: &Path, step: u64, trainer: &mut Trainer) -> Result<State> {
     let path = folder.join("state.json");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let state: State = serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+    let state: State =
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
     if state.progress.step != step {
         bail!("{} is of step {}", path.display(), state.progress.step);
     }

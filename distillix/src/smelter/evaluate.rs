@@ -12,7 +12,12 @@ use tensor::{Device, Tensor};
 
 /// Cross-entropy on the dataset's held-out rows, `rows` at a time and at most `batches` times (0: all). `None` if nothing
 /// is held out.
-pub fn validate(model: &Student, dataset: &Dataset, rows: usize, batches: usize) -> Result<Option<Validation>> {
+pub fn validate(
+    model: &Student,
+    dataset: &Dataset,
+    rows: usize,
+    batches: usize,
+) -> Result<Option<Validation>> {
     let total = match batches {
         0 => dataset.validation_rows(),
         n => dataset.validation_rows().min(n * rows),

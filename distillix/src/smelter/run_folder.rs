@@ -19,13 +19,18 @@ impl RunFolder {
     /// # Errors
     /// If another process trains in it, or it cannot be written.
     pub fn lock(path: &Path) -> Result<Self> {
-        std::fs::create_dir_all(path).with_context(|| format!("cannot create the folder {}", path.display()))?;
+        std::fs::create_dir_all(path)
+            .with_context(|| format!("cannot create the folder {}", path.display()))?;
         let lock_path = path.join(".lock");
-        let lock = File::create(&lock_path).with_context(|| format!("cannot write {}", lock_path.display()))?;
+        let lock =
+            File::create(&lock_path).with_context(|| format!("cannot write {}", lock_path.display()))?;
         match lock.try_lock() {
             Ok(()) => Ok(RunFolder { path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => {
-                bail!("another process is training in {}: wait for it, or choose another --out", path.display())
+                bail!(
+                    "another process is training in {}: wait for it, or choose another --out",
+                    path.display()
+                )
             }
             Err(TryLockError::Error(error)) => {
                 Err(error).with_context(|| format!("cannot lock {}", lock_path.display()))

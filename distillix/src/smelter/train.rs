@@ -178,7 +178,12 @@ impl Session {
         let device = Device::Cpu;
         let training = &config.training;
         let resuming = run.config().exists();
-        let init = options.init.as_deref().filter(|_| !resuming).map(|path| RunModel::load(path, &device)).transpose()?;
+        let init = options
+            .init
+            .as_deref()
+            .filter(|_| !resuming)
+            .map(|path| RunModel::load(path, &device))
+            .transpose()?;
         let teacher = teacher::load(&config.distillation)?;
         let given = teacher.as_ref().filter(|_| config.distillation.teacher.as_deref() != Some(EMBEDDED));
         let tokenizer = match (&config.data.tokenizer, init.as_ref().or(given)) {
@@ -219,7 +224,14 @@ impl Session {
                     on_event(Event::Data(progress));
                 }
             };
-            Dataset::open(&config.data, Arc::clone(&tokenizer), training.seq_len, training.seed, Some(generator), &on_progress)?
+            Dataset::open(
+                &config.data,
+                Arc::clone(&tokenizer),
+                training.seq_len,
+                training.seed,
+                Some(generator),
+                &on_progress,
+            )?
         };
         let student = match init {
             Some(init) => {
@@ -353,7 +365,8 @@ impl Session {
         outcome.teacher = self.trainer.teacher().map(|teacher| self.validate(teacher)).transpose()?.flatten();
         if let Some(exam) = &self.exam {
             let data = &self.config.data;
-            outcome.baseline = Some(exam.baseline(data.builtin, self.config.training.seed, BASELINE_EXAMPLES));
+            outcome.baseline =
+                Some(exam.baseline(data.builtin, self.config.training.seed, BASELINE_EXAMPLES));
             for i in [0, 1, 3] {
                 let body = exam.body(self.trainer.student(), &self.tokenizer, i)?;
                 outcome.completions.push((exam.examples()[i].prompt.clone(), body));

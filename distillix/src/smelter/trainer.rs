@@ -97,7 +97,15 @@ impl Trainer {
         let gradients = student.params().gradients()?;
         let optimizer = Optimizer::new(config.training.optimizer(), student.params())?;
         let schedule = config.training.schedule();
-        Ok(Trainer { config, student, teacher, optimizer, gradients, schedule, progress: Progress::default() })
+        Ok(Trainer {
+            config,
+            student,
+            teacher,
+            optimizer,
+            gradients,
+            schedule,
+            progress: Progress::default(),
+        })
     }
 
     /// The student.
@@ -181,7 +189,13 @@ impl Trainer {
     }
 
     /// Adds one micro-batch's gradients.
-    fn accumulate(&mut self, batch: &Batch, counted: f64, micro_batches: usize, report: &mut StepReport) -> Result<()> {
+    fn accumulate(
+        &mut self,
+        batch: &Batch,
+        counted: f64,
+        micro_batches: usize,
+        report: &mut StepReport,
+    ) -> Result<()> {
         let distillation = &self.config.distillation;
         let input = model_input(batch)?;
         let targets = Tensor::from_slice(&batch.targets, &[batch.rows * batch.cols], &Device::Cpu)?;
@@ -226,7 +240,12 @@ impl Trainer {
     }
 }
 
-fn relation_loss(tape: &mut Tape<'_>, op: RelationKl, student: &[Var; 3], teacher: [Tensor; 3]) -> Result<Var> {
+fn relation_loss(
+    tape: &mut Tape<'_>,
+    op: RelationKl,
+    student: &[Var; 3],
+    teacher: [Tensor; 3],
+) -> Result<Var> {
     let teacher = teacher.map(|x| tape.constant(x));
     let inputs: Vec<&Var> = student.iter().chain(&teacher).collect();
     Ok(tape.apply(op, &inputs)?)

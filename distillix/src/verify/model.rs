@@ -182,6 +182,7 @@ fn groups(subject: &Subject<'_>, report: &mut Report) -> Result<()> {
 fn one_step(subject: &Subject<'_>, report: &mut Report) -> Result<()> {
     let golden = subject.golden;
     let (ids, targets) = (golden.tokens("ids")?, golden.tokens("targets")?);
+    ensure!(ids.dims.len() == 2, "ids has dims {:?}, expected [batch, tokens]", ids.dims);
     let mut student = subject.student()?;
     let logits = student.logits(&subject.input(&ids)?)?;
     let want = golden.floats("logits")?;
@@ -208,6 +209,7 @@ fn one_step(subject: &Subject<'_>, report: &mut Report) -> Result<()> {
 fn trajectory(subject: &Subject<'_>, report: &mut Report) -> Result<()> {
     let golden = subject.golden;
     let (ids, targets) = (golden.tokens("traj.ids")?, golden.tokens("traj.targets")?);
+    ensure!(ids.dims.len() == 3, "traj.ids has dims {:?}, expected [steps, batch, tokens]", ids.dims);
     let want: Vec<f64> = golden.setting(&["traj_loss"])?;
     let steps = ids.dims[0];
     ensure!(ids.dims == targets.dims, "traj.ids {:?} with traj.targets {:?}", ids.dims, targets.dims);
