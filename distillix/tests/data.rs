@@ -576,38 +576,3 @@ fn compressed_lines() {
         vec![SourceConfig { kind: SourceKind::Jsonl, ..SourceConfig::path(bench.folder.path()) }];
     assert_eq!(bench.dataset(64).reports()[0].meta.as_ref().map(|meta| meta.documents), Some(90));
 }
-
-#[test]
-fn bad_input_says_where() {
-    let fails = |content: &[u8], expected: &[&str]| {
-        let mut bench = Bench::new();
-        let error = bench.file("bad.jsonl", content).error();
-        assert!(expected.iter().all(|part| error.contains(part)), "{error}");
-    };
-    fails(b"{\"text\": \"a\"}\n\n{\"text\": }\n", &["bad.jsonl:3", "not JSON"]);
-    fails(b"{\"text\": \"a\"}\n{\"text\": \"\xff\"}\n", &["bad.jsonl:2", "UTF-8"]);
-    fails(b"{\"text\": 5}\n", &["bad.jsonl:1", "string"]);
-    fails(b"{\"content\": \"a\"}\n", &["bad.jsonl:1", "`text`", "`prompt`"]);
-    fails(b"{\"text\": \"a\", \"prompt\": \"b\"}\n", &["bad.jsonl:1", "either"]);
-    fails(b"{\"prompt\": \"b\"}\n", &["bad.jsonl:1"]);
-    fails(b"{\"messages\": [{\"role\": \"user\", \"content\": \"b\"}]}\n", &["bad.jsonl:1", "assistant"]);
-    fails(b"{\"text\": \"ab\", \"fim_spans\": [[1, 3]]}\n", &["bad.jsonl:1", "[1, 3]", "2 characters"]);
-    fails(b"", &["bad.jsonl", "no documents"]);
-    fails(b"{\"text\": \"\"}\n", &["bad.jsonl", "1 empty"]);
-
-    let mut bench = Bench::new();
-    assert!(bench.error().contains("sources is empty"));
-    bench.config.sources = vec![SourceConfig::path("/nonexistent/x.jsonl")];
-    assert!(bench.error().contains("/nonexistent/x.jsonl"));
-    bench.config.sources =
-        vec![SourceConfig { languages: vec!["pyton".to_owned()], ..SourceConfig::path(bench.folder.path()) }];
-    assert!(bench.error().contains("pyton"));
-    bench.config.sources = vec![SourceConfig::path(bench.folder.path())];
-    assert!(bench.error().contains("no documents"), "{}", bench.error());
-    bench.config.fim_rate = 1.5;
-    assert!(bench.error().contains("fim_rate"));
-    let unknown = serde_json::from_str::<DataConfig>("{\"fim_rat\": 1}").unwrap_err().to_string();
-    assert!(unknown.contains("fim_rat") && unknown.contains("fim_rate"), "{unknown}");
-    let full = serde_json::to_string(&DataConfig::default()).expect("JSON");
-    assert_eq!(serde_json::from_str::<DataConfig>(&full).expect("parses"), DataConfig::default());
-}

@@ -144,7 +144,8 @@ fn uniform_f64(low: u32, high: u32) -> f64 {
 /// two polynomials are minimax fits of our own, and the result is within 2e-6.
 #[inline(always)]
 pub fn normal(word: u32) -> f32 {
-    const CENTRE: [f32; 9] = [
+    const CENTRE: [f32; 10] = [
+        0.0,
         4.035_435e-8,
         4.861_015e-7,
         -4.990_563e-6,
@@ -167,12 +168,15 @@ pub fn normal(word: u32) -> f32 {
         1.423_614_5,
         4.574_674_6,
     ];
-    let p = ((word & 0x7fff_ffff) as f32 + 0.5) * (1.0 / 4_294_967_296.0);
+    let p = ((word & 0x7fff_ffff) as i32 as f32 + 0.5) * (1.0 / 4_294_967_296.0);
     let w = -math::ln_normal(4.0 * p * (1.0 - p), 0.0);
-    let (t, s) = (w - 2.5, (if w > 0.0 { w } else { 0.0 }).sqrt() - 3.4);
-    let centre = CENTRE.into_iter().fold(0.0, |sum, c| sum * t + c);
-    let tail = TAIL.into_iter().fold(0.0, |sum, c| sum * s + c);
-    let z = (1.0 - 2.0 * p) * if w < 5.0 { centre } else { tail };
+    let in_tail = w >= 5.0;
+    let t = if in_tail { w.sqrt() - 3.4 } else { w - 2.5 };
+    let mut sum = 0.0;
+    for (centre, tail) in CENTRE.iter().zip(&TAIL) {
+        sum = sum * t + if in_tail { *tail } else { *centre };
+    }
+    let z = (1.0 - 2.0 * p) * sum;
     f32::from_bits(z.to_bits() ^ (word & 1 << 31))
 }
 
@@ -186,12 +190,19 @@ fn fill(stream: Stream, out: &mut [f32], f: impl Fn(u32) -> f32 + Copy + Send + 
             || {
                 for (group, out) in out.chunks_mut(4 * LANES).enumerate() {
                     let first = (start / 4 + group * LANES) as u64;
-                    let words = keyed.block::<LANES>(std::array::from_fn(|lane| first + lane as u64));
-                    let values = words.map(|word| word.map(f));
-                    for (lane, out) in out.chunks_mut(4).enumerate() {
-                        for (out, values) in out.iter_mut().zip(&values) {
-                            *out = values[lane];
+                    let mut index = [first; LANES];
+                    for (lane, index) in index.iter_mut().enumerate() {
+                        *index += lane as u64;
+                    }
+                    let blocks = keyed.block(index);
+                    let mut words = [0; 4 * LANES];
+                    for (lane, words) in words.chunks_exact_mut(4).enumerate() {
+                        for (word, block) in words.iter_mut().zip(&blocks) {
+                            *word = block[lane];
                         }
+                    }
+                    for (out, &word) in out.iter_mut().zip(&words) {
+                        *out = f(word);
                     }
                 }
             },
@@ -224,7 +235,7 @@ impl Tensor {
                     stream,
                     out.as_mut_slice()?,
                     #[inline(always)]
-                    |word| low + span * uniform(word),
+                    move |word| low + span * uniform(word),
                 );
             }
             other => return Err(Error::dtype("uniform", "a float type", other)),
@@ -257,7 +268,7 @@ impl Tensor {
                     stream,
                     out.as_mut_slice()?,
                     #[inline(always)]
-                    |word| mean + std * normal(word),
+                    move |word| mean + std * normal(word),
                 );
             }
             other => return Err(Error::dtype("normal", "a float type", other)),
@@ -343,7 +354,7 @@ mod tests {
                 let low = (((1u64 << exponent) * u64::from(64 + step)) >> 6) as u32 - 1;
                 let p = (f64::from(low) + 0.5) / 4_294_967_296.0;
                 let z = -f64::from(normal(low));
-                assert_eq!(normal(low | 1 << 31), normal(low) * -1.0);
+                assert_eq!(normal(low | 1 << 31), -normal(low));
                 // The error in z is the error in p over the density.
                 let density = (-z * z / 2.0).exp() / (2.0 * std::f64::consts::PI).sqrt();
                 let error = (phi(z) - p).abs() / density;

@@ -5,7 +5,7 @@ use crate::tokenizer::Tokenizer;
 use anyhow::{Result, ensure};
 
 /// What a model is asked to continue.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub enum PromptText<'a> {
     /// The start of a document.
     Start(&'a str),

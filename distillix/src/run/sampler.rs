@@ -156,9 +156,9 @@ mod tests {
     fn shares(sampler: &mut Sampler, logits: &[f32], n: u64) -> Vec<f64> {
         let mut counts = vec![0.0; logits.len()];
         for i in 0..n {
-            counts[sampler.choose(logits, i).unwrap() as usize] += 1.0 / n as f64;
+            counts[sampler.choose(logits, i).unwrap() as usize] += 1.0;
         }
-        counts
+        counts.iter().map(|count| count / n as f64).collect()
     }
 
     #[test]

@@ -82,6 +82,7 @@ macro_rules! losses {
             $($(#[$doc])* $name($name),)*
         }
         impl RowLoss for Loss {
+            #[inline(always)]
             fn row<T: Float>(
                 &self, z: &[T], target: RowTarget<'_, T>, weight: T, dz: &mut [T], scratch: &mut Scratch<T>,
             ) -> Result<T> {

@@ -93,13 +93,16 @@ impl RelationKl {
             .zip(student.par_chunks((t * n * ds).max(1)))
             .zip(teacher.par_chunks((t * n * dt).max(1)))
             .map(|((grad, student), teacher)| {
-                dispatch(|| {
-                    let mut total = 0.0;
-                    for slice in 0..n {
-                        total += self.slice(student, teacher, slice, [t, ds, dt], scale, grad);
-                    }
-                    total
-                })
+                dispatch(
+                    #[inline(always)]
+                    || {
+                        let mut total = 0.0;
+                        for slice in 0..n {
+                            total += self.slice(student, teacher, slice, [t, ds, dt], scale, grad);
+                        }
+                        total
+                    },
+                )
             })
             .collect();
         Ok(losses.iter().sum::<f64>() * scale.to_f64())

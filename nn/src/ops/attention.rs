@@ -200,34 +200,37 @@ fn forward_tile<T: Float>(
         let logits = &mut logits[..n * count];
         let keys = shape.head(k, kv_heads, group, key, count).t();
         T::gemm_block(scale, query, keys, T::ZERO, MatMut::row_major(logits, n, count));
-        dispatch(|| {
-            for (i, row) in logits.chunks_exact_mut(count).enumerate() {
-                let seen = visible(shape, first.map(|f| f[i]), from + i, key, count);
-                row[..seen.start].fill(T::ZERO);
-                row[seen.end..].fill(T::ZERO);
-                let row = &mut row[seen];
-                if row.is_empty() {
-                    continue;
-                }
-                if cap > T::ZERO {
+        dispatch(
+            #[inline(always)]
+            || {
+                for (i, row) in logits.chunks_exact_mut(count).enumerate() {
+                    let seen = visible(shape, first.map(|f| f[i]), from + i, key, count);
+                    row[..seen.start].fill(T::ZERO);
+                    row[seen.end..].fill(T::ZERO);
+                    let row = &mut row[seen];
+                    if row.is_empty() {
+                        continue;
+                    }
+                    if cap > T::ZERO {
+                        for x in row.iter_mut() {
+                            *x = soft_cap(*x, cap);
+                        }
+                    }
+                    let new_top = lanes::max(row).max(top[i]);
+                    let shrink = (top[i] - new_top).exp();
                     for x in row.iter_mut() {
-                        *x = soft_cap(*x, cap);
+                        *x = (*x - new_top).exp();
+                    }
+                    mass[i] = mass[i] * shrink + lanes::sum(row);
+                    top[i] = new_top;
+                    if shrink < T::ONE {
+                        for x in &mut sum[i * d..][..d] {
+                            *x *= shrink;
+                        }
                     }
                 }
-                let new_top = lanes::max(row).max(top[i]);
-                let shrink = (top[i] - new_top).exp();
-                for x in row.iter_mut() {
-                    *x = (*x - new_top).exp();
-                }
-                mass[i] = mass[i] * shrink + lanes::sum(row);
-                top[i] = new_top;
-                if shrink < T::ONE {
-                    for x in &mut sum[i * d..][..d] {
-                        *x *= shrink;
-                    }
-                }
-            }
-        });
+            },
+        );
         let values = shape.head(v, kv_heads, group, key, count);
         T::gemm_block(
             T::ONE,
@@ -327,7 +330,10 @@ fn backward_group<T: Float>(
             let mut delta = [T::ZERO; QUERIES];
             for (i, delta) in delta[..n].iter_mut().enumerate() {
                 let at = ((from + i) * heads + h) * d;
-                *delta = dispatch(|| lanes::dot(&x.dy[at..][..d], &x.y[at..][..d]));
+                *delta = dispatch(
+                    #[inline(always)]
+                    || lanes::dot(&x.dy[at..][..d], &x.y[at..][..d]),
+                );
             }
             for (key, count) in key_tiles(shape, first, from, n) {
                 let (p, dl) = (&mut p[..n * count], &mut dl[..n * count]);
@@ -335,30 +341,34 @@ fn backward_group<T: Float>(
                 let values = shape.head(x.v, kv_heads, kv_head, key, count);
                 T::gemm_block(scale, query, keys.t(), T::ZERO, MatMut::row_major(p, n, count));
                 T::gemm_block(T::ONE, dy, values.t(), T::ZERO, MatMut::row_major(dl, n, count));
-                dispatch(|| {
-                    for (i, (p, dl)) in p.chunks_exact_mut(count).zip(dl.chunks_exact_mut(count)).enumerate()
-                    {
-                        let seen = visible(shape, first.map(|f| f[i]), from + i, key, count);
-                        for out in [&mut *p, &mut *dl] {
-                            out[..seen.start].fill(T::ZERO);
-                            out[seen.end..].fill(T::ZERO);
-                        }
-                        let (p, dl) = (&mut p[seen.clone()], &mut dl[seen]);
-                        let log_sum = x.log_sum[(from + i) * heads + h];
-                        if cap > T::ZERO {
-                            for (p, dl) in p.iter_mut().zip(dl) {
-                                let logit = soft_cap(*p, cap);
-                                *p = (logit - log_sum).exp();
-                                *dl = *p * (*dl - delta[i]) * slope(logit, cap);
+                dispatch(
+                    #[inline(always)]
+                    || {
+                        for (i, (p, dl)) in
+                            p.chunks_exact_mut(count).zip(dl.chunks_exact_mut(count)).enumerate()
+                        {
+                            let seen = visible(shape, first.map(|f| f[i]), from + i, key, count);
+                            for out in [&mut *p, &mut *dl] {
+                                out[..seen.start].fill(T::ZERO);
+                                out[seen.end..].fill(T::ZERO);
                             }
-                        } else {
-                            for (p, dl) in p.iter_mut().zip(dl) {
-                                *p = (*p - log_sum).exp();
-                                *dl = *p * (*dl - delta[i]);
+                            let (p, dl) = (&mut p[seen.clone()], &mut dl[seen]);
+                            let log_sum = x.log_sum[(from + i) * heads + h];
+                            if cap > T::ZERO {
+                                for (p, dl) in p.iter_mut().zip(dl) {
+                                    let logit = soft_cap(*p, cap);
+                                    *p = (logit - log_sum).exp();
+                                    *dl = *p * (*dl - delta[i]) * slope(logit, cap);
+                                }
+                            } else {
+                                for (p, dl) in p.iter_mut().zip(dl) {
+                                    *p = (*p - log_sum).exp();
+                                    *dl = *p * (*dl - delta[i]);
+                                }
                             }
                         }
-                    }
-                });
+                    },
+                );
                 let (p, dl) = (MatRef::row_major(p, n, count), MatRef::row_major(dl, n, count));
                 // SAFETY: this task alone writes the query heads of its group and its key head.
                 unsafe {

@@ -7,6 +7,7 @@ use autograd::{GradSink, Grads, Op, Outputs};
 use rayon::prelude::*;
 use smallvec::smallvec;
 use tensor::cpu::gemm::{MatMut, MatRef, gemm};
+use tensor::cpu::lanes;
 use tensor::cpu::simd::dispatch;
 use tensor::{Element, Error, Float, Result, Tensor, with_float};
 
@@ -153,7 +154,10 @@ impl HeadLoss {
                 .enumerate()
                 .map(|(task, logits)| {
                     let first = task * ROWS_PER_TASK;
-                    dispatch(|| self.rows(logits, &rows[first..], targets, first, teacher.as_ref()))
+                    dispatch(
+                        #[inline(always)]
+                        || self.rows(logits, &rows[first..], targets, first, teacher.as_ref()),
+                    )
                 })
                 .collect::<Result<_>>()?;
             for row in losses.iter().flat_map(|rows| rows.chunks_exact(self.terms.len().max(1))) {
@@ -279,11 +283,14 @@ impl<'a, T: Float> TeacherChunk<'a, T> {
                 let cap = T::from_f64(*softcap);
                 if cap > T::ZERO {
                     logits.par_chunks_mut(ROWS_PER_TASK * vocab).for_each(|logits| {
-                        dispatch(|| {
-                            for z in logits.iter_mut() {
-                                *z = soft_cap(*z, cap);
-                            }
-                        })
+                        dispatch(
+                            #[inline(always)]
+                            || {
+                                for z in logits.iter_mut() {
+                                    *z = soft_cap(*z, cap);
+                                }
+                            },
+                        )
                     });
                 }
             }
@@ -307,6 +314,9 @@ impl<'a, T: Float> TeacherChunk<'a, T> {
     }
 }
 
+/// Logits of one row that a task computes.
+const LOGITS_AT_ONCE: usize = 1024;
+
 /// Logits `cap·tanh(x·Eᵀ/cap)` of every row, `[N, vocab]`, for sampling and inspection.
 pub fn head_logits(x: &Tensor, table: &Tensor, softcap: f64, vocab: usize) -> Result<Tensor> {
     let x = x.contiguous()?;
@@ -315,11 +325,23 @@ pub fn head_logits(x: &Tensor, table: &Tensor, softcap: f64, vocab: usize) -> Re
     super::linear::weight_dims("head_logits", &x, &table)?;
     let mut logits = Tensor::empty(&[n, vocab], x.dtype(), &x.device())?;
     with_float!("head_logits", x.dtype(), T => {
-        gemm::<T>(T::ONE, rows_of::<T>(&x)?, rows_of::<T>(&table)?.t(), T::ZERO, rows_of_mut::<T>(&mut logits)?);
+        if n == 1 {
+            // A single row reads the table once; the general product would pack it first.
+            let (x, table) = (x.as_slice::<T>()?, table.as_slice::<T>()?);
+            let parts = logits.as_mut_slice::<T>()?.par_chunks_mut(LOGITS_AT_ONCE);
+            parts.zip(table.par_chunks(LOGITS_AT_ONCE * x.len())).for_each(|(z, table)| dispatch(#[inline(always)] || {
+                for (z, row) in z.iter_mut().zip(table.chunks_exact(x.len())) {
+                    *z = lanes::dot(x, row);
+                }
+            }));
+        } else {
+            let y = rows_of_mut::<T>(&mut logits)?;
+            gemm::<T>(T::ONE, rows_of::<T>(&x)?, rows_of::<T>(&table)?.t(), T::ZERO, y);
+        }
         if softcap > 0.0 {
             let cap = T::from_f64(softcap);
-            logits.as_mut_slice::<T>()?.par_chunks_mut(vocab).for_each(|row| dispatch(|| {
-                for z in row.iter_mut() {
+            logits.as_mut_slice::<T>()?.par_chunks_mut(LOGITS_AT_ONCE).for_each(|z| dispatch(#[inline(always)] || {
+                for z in z.iter_mut() {
                     *z = soft_cap(*z, cap);
                 }
             }));

@@ -73,15 +73,18 @@ fn forward<T: Float>(x: &[T], w: &[T], eps: T, y: &mut [T], inverse_rms: &mut [T
     (y.par_chunks_mut(rows * h), x.par_chunks(rows * h), inverse_rms.par_chunks_mut(rows))
         .into_par_iter()
         .for_each(|(y, x, inverse)| {
-            dispatch(|| {
-                for ((y, x), inverse) in y.chunks_exact_mut(h).zip(x.chunks_exact(h)).zip(inverse) {
-                    let r = T::ONE / (lanes::dot(x, x) / count + eps).sqrt();
-                    *inverse = r;
-                    for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
-                        *y = x * r * w;
+            dispatch(
+                #[inline(always)]
+                || {
+                    for ((y, x), inverse) in y.chunks_exact_mut(h).zip(x.chunks_exact(h)).zip(inverse) {
+                        let r = T::ONE / (lanes::dot(x, x) / count + eps).sqrt();
+                        *inverse = r;
+                        for ((y, &x), &w) in y.iter_mut().zip(x).zip(w) {
+                            *y = x * r * w;
+                        }
                     }
-                }
-            })
+                },
+            )
         });
 }
 
@@ -105,17 +108,21 @@ fn backward<T: Float>(x: &[T], w: &[T], inverse: &[T], dy: &[T], dx: &mut [T], d
     )
         .into_par_iter()
         .for_each(|(dx, x, dy, inverse, dw)| {
-            dispatch(|| {
-                let rows = dx.chunks_exact_mut(h).zip(x.chunks_exact(h)).zip(dy.chunks_exact(h)).zip(inverse);
-                for (((dx, x), dy), &r) in rows {
-                    let mean = lanes::sum_by(h, |i| dy[i] * w[i] * (x[i] * r)) / count;
-                    for i in 0..h {
-                        let n = x[i] * r;
-                        dx[i] = r * (dy[i] * w[i] - n * mean);
-                        dw[i] += dy[i] * n;
+            dispatch(
+                #[inline(always)]
+                || {
+                    let rows =
+                        dx.chunks_exact_mut(h).zip(x.chunks_exact(h)).zip(dy.chunks_exact(h)).zip(inverse);
+                    for (((dx, x), dy), &r) in rows {
+                        let mean = lanes::sum_by(h, |i| dy[i] * w[i] * (x[i] * r)) / count;
+                        for i in 0..h {
+                            let n = x[i] * r;
+                            dx[i] = r * (dy[i] * w[i] - n * mean);
+                            dw[i] += dy[i] * n;
+                        }
                     }
-                }
-            })
+                },
+            )
         });
     dw.fill(T::ZERO);
     for part in partial.chunks_exact(h) {

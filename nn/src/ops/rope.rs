@@ -102,20 +102,23 @@ fn rotate<T: Float>(x: &[T], cos: &[T], sin: &[T], forward: bool, [t, heads, d]:
     }
     let rows = rows_per_task(row);
     y.par_chunks_mut(rows * row).zip(x.par_chunks(rows * row)).enumerate().for_each(|(task, (y, x))| {
-        dispatch(|| {
-            for (i, (y, x)) in y.chunks_exact_mut(row).zip(x.chunks_exact(row)).enumerate() {
-                let position = (task * rows + i) % t;
-                let (cos, sin) = (&cos[position * half..][..half], &sin[position * half..][..half]);
-                for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
-                    let (y1, y2) = y.split_at_mut(half);
-                    let (x1, x2) = x.split_at(half);
-                    for i in 0..half {
-                        let s = if forward { sin[i] } else { -sin[i] };
-                        y1[i] = x1[i] * cos[i] - x2[i] * s;
-                        y2[i] = x2[i] * cos[i] + x1[i] * s;
+        dispatch(
+            #[inline(always)]
+            || {
+                for (i, (y, x)) in y.chunks_exact_mut(row).zip(x.chunks_exact(row)).enumerate() {
+                    let position = (task * rows + i) % t;
+                    let (cos, sin) = (&cos[position * half..][..half], &sin[position * half..][..half]);
+                    for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+                        let (y1, y2) = y.split_at_mut(half);
+                        let (x1, x2) = x.split_at(half);
+                        for i in 0..half {
+                            let s = if forward { sin[i] } else { -sin[i] };
+                            y1[i] = x1[i] * cos[i] - x2[i] * s;
+                            y2[i] = x2[i] * cos[i] + x1[i] * s;
+                        }
                     }
                 }
-            }
-        })
+            },
+        )
     });
 }

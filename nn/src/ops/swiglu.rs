@@ -29,7 +29,7 @@ impl Op for SwiGlu {
             let n = rows_per_task(1);
             (y.as_mut_slice::<T>()?.par_chunks_mut(n), gate.as_slice::<T>()?.par_chunks(n), up.as_slice::<T>()?.par_chunks(n))
                 .into_par_iter()
-                .for_each(|(y, gate, up)| dispatch(|| {
+                .for_each(|(y, gate, up)| dispatch(#[inline(always)] || {
                     for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
                         *y = g * sigmoid(g) * u;
                     }
@@ -59,7 +59,7 @@ impl Op for SwiGlu {
                 dy.as_slice::<T>()?.par_chunks(n),
             )
                 .into_par_iter()
-                .for_each(|(dgate, dup, gate, up, dy)| dispatch(|| {
+                .for_each(|(dgate, dup, gate, up, dy)| dispatch(#[inline(always)] || {
                     let from = gate.iter().zip(up).zip(dy);
                     for ((dgate, dup), ((&g, &u), &dy)) in dgate.iter_mut().zip(dup).zip(from) {
                         let s = sigmoid(g);

@@ -53,14 +53,17 @@ impl AdamW {
         )
             .into_par_iter()
             .for_each(|(p, g, m, v)| {
-                dispatch(|| {
-                    for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
-                        let g = g * scale;
-                        *m = b1 * *m + b1_rest * g;
-                        *v = b2 * *v + b2_rest * (g * g);
-                        *p = *p * keep - rate * (*m / (v.sqrt() * correct_v + eps));
-                    }
-                })
+                dispatch(
+                    #[inline(always)]
+                    || {
+                        for (((p, &g), m), v) in p.iter_mut().zip(g).zip(m).zip(v) {
+                            let g = g * scale;
+                            *m = b1 * *m + b1_rest * g;
+                            *v = b2 * *v + b2_rest * (g * g);
+                            *p = *p * keep - rate * (*m / (v.sqrt() * correct_v + eps));
+                        }
+                    },
+                )
             });
         Ok(())
     }

@@ -29,8 +29,16 @@ pub fn grad_norm(params: &Params, grads: &Gradients) -> Result<GradNorm> {
     let mut non_finite = None;
     for param in params.iter() {
         let Some(grad) = grads.get(param.parameter.id) else { continue };
-        let blocks: Vec<f64> =
-            grad.as_slice::<f32>()?.par_chunks(BLOCK).map(|block| dispatch(|| squares(block))).collect();
+        let blocks: Vec<f64> = grad
+            .as_slice::<f32>()?
+            .par_chunks(BLOCK)
+            .map(|block| {
+                dispatch(
+                    #[inline(always)]
+                    || squares(block),
+                )
+            })
+            .collect();
         let sum: f64 = blocks.iter().sum();
         if !sum.is_finite() && non_finite.is_none() {
             non_finite = Some(param.name.clone());

@@ -1,4 +1,6 @@
 //! Loops of elementwise operations over strided operands.
+//!
+//! Everything below `dispatch` is forced inline and written as plain loops: what stays a call runs without wide registers.
 
 use super::parallel::{self, CHUNK};
 use super::simd;
@@ -11,7 +13,12 @@ pub(crate) fn unary<T: Element, U: Element>(
     out: &mut [U],
     f: impl Fn(T) -> U + Copy + Send + Sync,
 ) {
-    update(a, out, move |out, a| *out = f(a));
+    update(
+        a,
+        out,
+        #[inline(always)]
+        move |out, a| *out = f(a),
+    );
 }
 
 /// `f(&mut out[i], a[i])`.
@@ -21,25 +28,42 @@ pub(crate) fn update<T: Element, U: Element>(
     f: impl Fn(&mut U, T) + Copy + Send + Sync,
 ) {
     let walk = Walk::new([layout]);
-    let step = walk.steps[0];
     parallel::chunks(out, CHUNK, |start, out| {
         simd::dispatch(
             #[inline(always)]
             || {
-                walk.runs(start, out.len(), |range, [at]| {
-                    let out = &mut out[range];
-                    match step {
-                        1 => out.iter_mut().zip(&a[at..]).for_each(|(out, &a)| f(out, a)),
-                        0 => {
-                            let a = a[at];
-                            out.iter_mut().for_each(|out| f(out, a));
-                        }
-                        _ => out.iter_mut().zip(a[at..].iter().step_by(step)).for_each(|(out, &a)| f(out, a)),
-                    }
-                });
+                walk.runs(
+                    start,
+                    out.len(),
+                    #[inline(always)]
+                    |range, [at]| update_run(&a[at..], walk.steps[0], &mut out[range], f),
+                );
             },
         );
     });
+}
+
+#[inline(always)]
+fn update_run<T: Copy, U>(a: &[T], step: usize, out: &mut [U], f: impl Fn(&mut U, T)) {
+    // A loop of its own for each common case, so that it vectorises.
+    match step {
+        1 => {
+            for (out, &a) in out.iter_mut().zip(a) {
+                f(out, a);
+            }
+        }
+        0 => {
+            let a = a[0];
+            for out in out {
+                f(out, a);
+            }
+        }
+        _ => {
+            for (out, &a) in out.iter_mut().zip(a.iter().step_by(step)) {
+                f(out, a);
+            }
+        }
+    }
 }
 
 /// `out[i] = f(a[i], b[i])`.
@@ -54,27 +78,47 @@ pub(crate) fn binary<T: Element, S: Element, U: Element>(
         simd::dispatch(
             #[inline(always)]
             || {
-                walk.runs(start, out.len(), |range, [i, j]| {
-                    let out = &mut out[range];
-                    let (a, b) = (&a[i..], &b[j..]);
-                    match walk.steps {
-                        [1, 1] => {
-                            out.iter_mut().zip(a.iter().zip(b)).for_each(|(out, (&a, &b))| *out = f(a, b))
-                        }
-                        [1, 0] => {
-                            let b = b[0];
-                            out.iter_mut().zip(a).for_each(|(out, &a)| *out = f(a, b));
-                        }
-                        [0, 1] => {
-                            let a = a[0];
-                            out.iter_mut().zip(b).for_each(|(out, &b)| *out = f(a, b));
-                        }
-                        [p, q] => {
-                            out.iter_mut().enumerate().for_each(|(n, out)| *out = f(a[n * p], b[n * q]))
-                        }
-                    }
-                });
+                walk.runs(
+                    start,
+                    out.len(),
+                    #[inline(always)]
+                    |range, [i, j]| binary_run(&a[i..], &b[j..], walk.steps, &mut out[range], f),
+                );
             },
         );
     });
+}
+
+#[inline(always)]
+fn binary_run<T: Copy, S: Copy, U>(
+    a: &[T],
+    b: &[S],
+    steps: [usize; 2],
+    out: &mut [U],
+    f: impl Fn(T, S) -> U,
+) {
+    match steps {
+        [1, 1] => {
+            for (out, (&a, &b)) in out.iter_mut().zip(a.iter().zip(b)) {
+                *out = f(a, b);
+            }
+        }
+        [1, 0] => {
+            let b = b[0];
+            for (out, &a) in out.iter_mut().zip(a) {
+                *out = f(a, b);
+            }
+        }
+        [0, 1] => {
+            let a = a[0];
+            for (out, &b) in out.iter_mut().zip(b) {
+                *out = f(a, b);
+            }
+        }
+        [p, q] => {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = f(a[i * p], b[i * q]);
+            }
+        }
+    }
 }

@@ -133,13 +133,21 @@ fn block<T: Float, F: Fold<T>>(xs: &[T]) -> F::Acc {
             *lane = F::step(*lane, x);
         }
     }
-    lanes.into_iter().fold(F::START, F::merge)
+    let mut acc = F::START;
+    for lane in lanes {
+        acc = F::merge(acc, lane);
+    }
+    acc
 }
 
 /// Folds one run of elements on the calling thread.
 #[inline(always)]
 pub(crate) fn run<T: Float, F: Fold<T>>(xs: &[T]) -> F::Acc {
-    xs.chunks(BLOCK).fold(F::START, |acc, xs| F::merge(acc, block::<T, F>(xs)))
+    let mut acc = F::START;
+    for xs in xs.chunks(BLOCK) {
+        acc = F::merge(acc, block::<T, F>(xs));
+    }
+    acc
 }
 
 /// Folds each of `out.len()` consecutive rows of `x`.
@@ -148,8 +156,15 @@ pub(crate) fn rows<T: Float, F: Fold<T>>(fold: F, x: &[T], out: &mut [T]) {
     // Few long rows are cut within, in the same order of combination, so that both ways give the same bits.
     if n >= 4 * BLOCK && out.len() < 64 {
         for (out, row) in out.iter_mut().zip(x.chunks_exact(n)) {
-            let parts: Vec<F::Acc> =
-                row.par_chunks(BLOCK).map(|xs| simd::dispatch(|| block::<T, F>(xs))).collect();
+            let parts: Vec<F::Acc> = row
+                .par_chunks(BLOCK)
+                .map(|xs| {
+                    simd::dispatch(
+                        #[inline(always)]
+                        || block::<T, F>(xs),
+                    )
+                })
+                .collect();
             *out = fold.finish(parts.into_iter().fold(F::START, F::merge));
         }
         return;

@@ -10,7 +10,7 @@ pub(crate) struct Walk<const N: usize> {
     dims: Dims,
     strides: SmallVec<[[usize; N]; 6]>,
     /// Length of a run along the innermost axis, and the views' steps along it.
-    inner: usize,
+    pub inner: usize,
     pub steps: [usize; N],
     offsets: [usize; N],
 }
@@ -38,6 +38,11 @@ impl<const N: usize> Walk<N> {
         let inner = dims.pop().unwrap_or(1);
         let steps = strides.pop().unwrap_or([1; N]);
         Walk { dims, strides, inner, steps, offsets }
+    }
+
+    /// Length of the second innermost axis if all views are adjacent in memory along it.
+    pub fn transposed(&self) -> Option<usize> {
+        self.dims.last().copied().filter(|_| self.strides.last() == Some(&[1; N]))
     }
 
     /// Calls `f(range, positions)` for the runs that elements `start..start + len` fall into: `range` counts from

@@ -38,9 +38,8 @@ proptest! {
         prop_assume!(batch.iter().product::<usize>() < 2000);
         let side = |drop: usize, bit: usize, last: [usize; 2]| {
             let mut d = batch[drop.min(batch.len())..].to_vec();
-            if let Some(first) = d.first_mut() {
-                if ones >> bit & 1 == 1 { *first = 1 }
-            }
+            if let Some(first) = d.first_mut()
+                && ones >> bit & 1 == 1 { *first = 1 }
             d.extend(last);
             d
         };

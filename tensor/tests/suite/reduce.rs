@@ -59,8 +59,11 @@ proptest! {
         poison();
         for dtype in FLOATS {
             let x = draw(&d, dtype, seed);
-            let (v, close) = (&x.values, tolerance(dtype) * 10.0);
+            let v = &x.values;
             let sum: f64 = v.iter().sum();
+            // In f32 only the result is rounded; in f64 the oracle's own error grows with the size of the terms.
+            let size = v.iter().map(|x| x.abs()).sum::<f64>().max(1.0);
+            let close = if dtype == DType::F32 { 1e-7 } else { 1e-15 * size };
             check(&x.tensor.sum_all().unwrap(), &[], dtype, &[sum], close);
             check(&x.tensor.mean_all().unwrap(), &[], dtype, &[sum / v.len() as f64], close);
             let norm = v.iter().map(|x| x * x).sum::<f64>().sqrt();

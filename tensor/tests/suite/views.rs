@@ -12,7 +12,7 @@ fn refactor(dims: &[usize], seed: u64) -> Vec<usize> {
     let mut out = vec![1; 1 + stream.below(0, 5) as usize];
     let mut axis = 0;
     for p in [2, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37] {
-        while n % p == 0 {
+        while n.is_multiple_of(p) {
             n /= p;
             // Mostly in order, so that many results can be views.
             axis = (axis + stream.below((n + p) as u64, 2) as usize).min(out.len() - 1);
@@ -86,6 +86,14 @@ fn large_strided_copies_are_cut_right() {
     let x = Tensor::from_slice(&x, &[n, 2], &CPU).unwrap();
     let y = x.transpose(0, 1).unwrap().to_vec::<f32>().unwrap();
     assert!((0..n).all(|i| y[i] == 2.0 * i as f32 && y[n + i] == 2.0 * i as f32 + 1.0));
+    let wide = x.reshape(&[350, 50, 8]).unwrap().permute(&[2, 1, 0]).unwrap().to_vec::<f32>().unwrap();
+    assert!(
+        wide.iter().enumerate().all(|(i, &x)| x == (i % 350 * 400 + i / 350 % 50 * 8 + i / 17_500) as f32)
+    );
+    let batch = x.reshape(&[350, 50, 8]).unwrap().transpose(1, 2).unwrap().to_vec::<f32>().unwrap();
+    assert!(batch.iter().enumerate().all(|(i, &x)| x == (i / 400 * 400 + i % 50 * 8 + i / 50 % 8) as f32));
+    let turned = x.reshape(&[350, 20, 20]).unwrap().transpose(1, 2).unwrap().to_vec::<f32>().unwrap();
+    assert!(turned.iter().enumerate().all(|(i, &x)| x == (i / 400 * 400 + i % 20 * 20 + i / 20 % 20) as f32));
     let repeated = x.unsqueeze(1).unwrap().broadcast_to(&[n, 3, 2]).unwrap().to_vec::<f32>().unwrap();
     assert!(repeated.iter().enumerate().all(|(i, &x)| x == (i / 6 * 2 + i % 2) as f32));
 }

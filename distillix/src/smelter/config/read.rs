@@ -1,8 +1,10 @@
 //! JSON values to structs, with errors that name the whole key and, for a key that does not exist, the nearest that
 //! does.
 
-use serde::de::value::{MapDeserializer, SeqDeserializer};
-use serde::de::{self, DeserializeOwned, Deserializer, IntoDeserializer, Visitor};
+use serde::de::value::StringDeserializer;
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+};
 use serde_json::Value;
 use std::fmt;
 
@@ -75,43 +77,41 @@ pub fn read<T: DeserializeOwned>(value: Value) -> Result<T, ReadError> {
 
 struct Node(Value);
 
-impl<'de> IntoDeserializer<'de, ReadError> for Node {
-    type Deserializer = Self;
-    fn into_deserializer(self) -> Self {
-        self
-    }
+/// The entries of an object; an error in a value names its key.
+struct Entries {
+    rest: serde_json::map::IntoIter,
+    value: Option<(String, Value)>,
 }
 
-/// A value under a key or index, whose errors name it.
-struct Child(String, Value);
-
-impl<'de> IntoDeserializer<'de, ReadError> for Child {
-    type Deserializer = Self;
-    fn into_deserializer(self) -> Self {
-        self
-    }
-}
-
-macro_rules! child {
-    ($($method:ident($($arg:ident: $type:ty),*))*) => {
-        $(fn $method<V: Visitor<'de>>(self, $($arg: $type,)* visitor: V) -> Result<V::Value, ReadError> {
-            Node(self.1).$method($($arg,)* visitor).map_err(|error| error.within(&self.0))
-        })*
-    };
-}
-
-impl<'de> Deserializer<'de> for Child {
+impl<'de> MapAccess<'de> for Entries {
     type Error = ReadError;
 
-    child! {
-        deserialize_any()
-        deserialize_option()
-        deserialize_newtype_struct(name: &'static str)
-        deserialize_enum(name: &'static str, variants: &'static [&'static str])
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, ReadError> {
+        self.value = self.rest.next();
+        let Some((key, _)) = &self.value else { return Ok(None) };
+        let key: StringDeserializer<ReadError> = key.clone().into_deserializer();
+        seed.deserialize(key).map(Some)
     }
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, ReadError> {
+        match self.value.take() {
+            Some((key, value)) => seed.deserialize(Node(value)).map_err(|error| error.within(&key)),
+            None => Err(de::Error::custom("a value without a key")),
+        }
+    }
+}
+
+/// The items of a list; an error in one names its place.
+struct Items {
+    rest: std::iter::Enumerate<std::vec::IntoIter<Value>>,
+}
+
+impl<'de> SeqAccess<'de> for Items {
+    type Error = ReadError;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, ReadError> {
+        let Some((i, value)) = self.rest.next() else { return Ok(None) };
+        seed.deserialize(Node(value)).map(Some).map_err(|error| error.within(&format!("[{i}]")))
     }
 }
 
@@ -130,19 +130,15 @@ impl<'de> Deserializer<'de> for Node {
             },
             Value::String(x) => visitor.visit_string(x),
             Value::Array(list) => {
-                let items = list.into_iter().enumerate().map(|(i, value)| Child(format!("[{i}]"), value));
-                let mut list = SeqDeserializer::new(items);
-                let value = visitor.visit_seq(&mut list)?;
-                list.end()?;
-                Ok(value)
+                let len = list.len();
+                let mut items = Items { rest: list.into_iter().enumerate() };
+                let value = visitor.visit_seq(&mut items)?;
+                match items.rest.next() {
+                    None => Ok(value),
+                    Some((used, _)) => Err(de::Error::invalid_length(len, &&*format!("{used}"))),
+                }
             }
-            Value::Object(map) => {
-                let entries = map.into_iter().map(|(key, value)| (key.clone(), Child(key, value)));
-                let mut map = MapDeserializer::new(entries);
-                let value = visitor.visit_map(&mut map)?;
-                map.end()?;
-                Ok(value)
-            }
+            Value::Object(map) => visitor.visit_map(Entries { rest: map.into_iter(), value: None }),
         }
     }
 
@@ -166,7 +162,7 @@ impl<'de> Deserializer<'de> for Node {
     ) -> Result<V::Value, ReadError> {
         match self.0 {
             Value::String(variant) => {
-                let variant: de::value::StringDeserializer<ReadError> = variant.into_deserializer();
+                let variant: StringDeserializer<ReadError> = variant.into_deserializer();
                 variant.deserialize_enum(name, variants, visitor)
             }
             _ => Err(de::Error::custom(format!("it must be one of {}", variants.join(", ")))),

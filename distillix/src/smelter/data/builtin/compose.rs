@@ -80,9 +80,9 @@ pub(super) static FAMILIES: &[Family] = &[
         seconds: MAPS,
         first_operand: operand("$a", "$a", "a"),
         second_operand: operand("$a", "$a", "a"),
-        docs: &["Return $n if $a is $1, otherwise $a $2.", "If $a is $1 return $n, else $a $2."],
-        bodies: &["if $1:\n    return $n\nreturn $2", "return $n if $1 else $2"],
-        reference: "(lambda: $2)() if not ($1) else $n",
+        docs: &["Return 0 if $a is $1, otherwise $a $2.", "If $a is $1 return 0, else $a $2."],
+        bodies: &["if $1:\n    return 0\nreturn $2", "return 0 if $1 else $2"],
+        reference: "(lambda: $2)() if not ($1) else 0",
         weight: 10,
     },
     Family {

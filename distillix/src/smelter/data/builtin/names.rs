@@ -124,25 +124,34 @@ pub(super) fn subject(rng: &mut Rng, split: Split, stem: &str) -> &'static str {
     }
 }
 
-/// An integer constant of two or three digits whose first digit is not the first digit of one of `taken`, so
-/// that a digit tells which constant it belongs to.
+/// An integer constant of two or three digits, all different and none of them in one of `taken`: a digit then
+/// tells which constant it belongs to and where in it.
 ///
 /// The three-digit numbers are there so that training shows every digit after every other one. With two digits
 /// alone a model learns which pairs never occur, and then refuses to copy exactly those that are held out.
 pub(super) fn integer(rng: &mut Rng, split: Split, taken: &[u32]) -> u32 {
+    let used: u32 = taken.iter().map(|value| digit_set(*value).0).sum();
     loop {
-        let value = if rng.percent(50) { rng.between(10, 99) } else { rng.between(100, 999) } as u32;
-        let clash = taken.iter().any(|other| leading_digit(*other) == leading_digit(value));
+        let value = if rng.percent(85) { rng.between(10, 99) } else { rng.between(100, 999) } as u32;
+        let (set, distinct) = digit_set(value);
         let digits = [value / 100, value / 10 % 10, value % 10].map(|digit| b'0' + digit as u8);
         let key = std::str::from_utf8(&digits).unwrap_or_default();
-        if !clash && side(&["integer", key]) == split {
+        if distinct && set & used == 0 && side(&["integer", key]) == split {
             return value;
         }
     }
 }
 
-fn leading_digit(value: u32) -> u32 {
-    if value < 100 { value / 10 } else { value / 100 }
+/// The digits as a bit set, and whether they differ.
+fn digit_set(mut value: u32) -> (u32, bool) {
+    let (mut set, mut distinct) = (0, true);
+    while value > 0 {
+        let bit = 1 << (value % 10);
+        distinct &= set & bit == 0;
+        set |= bit;
+        value /= 10;
+    }
+    (set, distinct)
 }
 
 /// A string constant, a letter and a digit, with a letter that none of `taken` has.

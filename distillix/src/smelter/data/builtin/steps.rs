@@ -239,13 +239,13 @@ pub(super) const TABLE_VIEWS: &[Step] = &[
     ),
     step(
         "count",
-        "the number of values of $a",
+        "the number of entries of $a with values",
         "sum(1 for v in $a.values() if $x)",
         "len([k for k in a if (lambda v: $x)(a[k])])",
     ),
     step(
         "total",
-        "the sum of the values of $a",
+        "the sum of entries of $a with values",
         "sum(v for v in $a.values() if $x)",
         "sum(filter(lambda v: $x, a.values()))",
     ),

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `$a` `$b` `$c` | the arguments |
 //! | `$f` | the function's own name |
-//! | `$k` `$m` `$n` | integer constants |
+//! | `$k` `$m` | integer constants |
 //! | `$s` `$t` | quoted string constants |
 //! | `$1` `$2` | the two steps of a family |
 //! | `$i` | the second step's initial value |
@@ -171,7 +171,7 @@ pub(super) struct Instance {
     pub(super) stem: &'static str,
     pub(super) subject: &'static str,
     pub(super) args: [Name; 3],
-    pub(super) integers: [u32; 3],
+    pub(super) integers: [u32; 2],
     pub(super) codes: [[u8; 2]; 2],
 }
 
@@ -215,7 +215,6 @@ impl Instance {
                 b'f' => self.write_function(out),
                 b'k' => self.write_integer(out, second),
                 b'm' => self.write_integer(out, 1),
-                b'n' => self.write_integer(out, 2),
                 b's' => self.write_code(out, second),
                 b't' => self.write_code(out, 1),
                 b'1' => self.render_step(out, language, Place::First),
