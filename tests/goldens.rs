@@ -56,7 +56,7 @@ impl Copy {
     }
 
     fn verify(&self) -> anyhow::Result<Report> {
-        tensor::io::save(self.path(), self.tensors.iter().map(|(n, t)| (n, t)), &BTreeMap::new()).unwrap();
+        tensor::io::save(self.path(), &self.tensors, &BTreeMap::new()).unwrap();
         std::fs::write(self.path().with_extension("json"), self.json.to_string()).unwrap();
         run(&self.path())
     }
