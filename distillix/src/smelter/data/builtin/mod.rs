@@ -1,7 +1,7 @@
 //! A curriculum of small Python functions, made up as they are needed.
 //!
 //! An example is a function whose signature and docstring are the prompt and whose body is the response. It is
-//! an instance of one of several hundred single forms or of more than a thousand two-step compositions, with
+//! an instance of one of nearly two hundred single forms or of more than a thousand two-step compositions, with
 //! drawn names and constants. Example `index` under `seed` is always the same, on every platform.
 //!
 //! Held-out examples use function names, argument names and constants that training never draws, and every
