@@ -127,15 +127,16 @@ pub(super) fn subject(rng: &mut Rng, split: Split, stem: &str) -> &'static str {
     }
 }
 
-/// An integer constant of two digits, one time in ten of three, all different and none of them in one of
-/// `taken`: a digit then tells which constant it belongs to and where in it.
+/// An integer constant of two digits, all different and none of them in one of `taken`: a digit then tells
+/// which constant it belongs to and where in it.
 ///
-/// The three-digit numbers let training show every digit after every other one. With two digits alone a model
-/// learns which pairs never occur, and then refuses to copy exactly those that are held out.
+/// In training one in ten has three digits, so that every digit follows every other one. With two digits alone
+/// a model learns which pairs never occur, and then refuses to copy exactly those that are held out.
 pub(super) fn integer(rng: &mut Rng, split: Split, taken: &[u32]) -> u32 {
     let used: u32 = taken.iter().map(|value| digit_set(*value).0).sum();
     loop {
-        let value = if rng.percent(90) { rng.between(10, 99) } else { rng.between(100, 999) } as u32;
+        let long = split == Split::Train && rng.percent(10);
+        let value = if long { rng.between(100, 999) } else { rng.between(10, 99) } as u32;
         let (set, distinct) = digit_set(value);
         let digits = [value / 100, value / 10 % 10, value % 10].map(|digit| b'0' + digit as u8);
         let key = std::str::from_utf8(&digits).unwrap_or_default();

@@ -78,7 +78,7 @@ fn a_docstring_determines_its_body() {
     let mut bodies: HashMap<String, (String, String)> = HashMap::new();
     for i in 0..100_000 {
         let example = curriculum.train_example(i);
-        assert_eq!(example.accepted, [example.response.clone()]);
+        assert_eq!(example.accepted, std::slice::from_ref(&example.response));
         let names = signature(&example.prompt);
         let fills = constants(&example.prompt);
         let docstring = example.prompt.lines().nth(1).unwrap_or_default();
@@ -146,7 +146,7 @@ fn the_stream_is_the_one_the_project_was_measured_on() {
     );
 }
 
-const STREAM: u64 = 16332165682673197779;
+const STREAM: u64 = 15200437579822968161;
 
 #[test]
 fn the_committed_tokenizer_is_what_training_gives() {
