@@ -224,6 +224,15 @@ impl Session {
                 );
             }
         }
+        if let (Some(init), Some(path)) = (&init, &options.init) {
+            let differences = Config { model: init.config.model.clone(), ..config.clone() }.differences(&config)?;
+            ensure!(
+                differences.is_empty(),
+                "--init has another `model` section than this run ({}); take it over with --config {}/config.json",
+                differences.join("; "),
+                path.display()
+            );
+        }
         let generator: Arc<dyn ExampleGenerator> = Arc::new(Builtin::new(training.seed, config.data.builtin));
         let dataset = {
             let events = std::sync::Mutex::new(&mut *on_event);
@@ -242,14 +251,7 @@ impl Session {
             )?
         };
         let student = match init {
-            Some(init) => {
-                ensure!(
-                    init.student.config() == &config.model,
-                    "--init has another `model` section than this run; take it over with --config {}/config.json",
-                    options.init.as_deref().unwrap_or(run.path()).display()
-                );
-                init.student
-            }
+            Some(init) => init.student,
             None => Student::random(config.model.clone(), tokenizer.len(), &device, training.seed)?,
         };
         let is_builtin = config.data.sources.iter().any(|s| s.resolved_kind() == SourceKind::Builtin);

@@ -78,7 +78,10 @@ fn a_model_that_does_not_fit_is_refused() {
     let runs = Runs::new();
     runs.train("good", &["training.steps=1"]).ok();
     let good = runs.path("good");
-    let given = |how: &str, folder: &str| runs.train("run", &[]).arg(how).arg(runs.path(folder));
+    let given = |how: &str, folder: &str| match how {
+        "--init" => runs.train("run", &[]).arg(how).arg(runs.path(folder)),
+        _ => runs.distill("run", runs.path(folder), &[]),
+    };
     for how in ["--init", "--teacher"] {
         assert_error(given(how, "nowhere"), &["nowhere", "there is no such folder"]);
         fs::create_dir_all(runs.path("empty")).unwrap();
@@ -86,7 +89,7 @@ fn a_model_that_does_not_fit_is_refused() {
         assert_error(given(how, "data.jsonl"), &["data.jsonl", "it is a file"]);
     }
     let other = given("--init", "good").set(&["model.hidden=32"]);
-    assert_error(other, &["--init has another `model` section", "--config"]);
+    assert_error(other, &["--init has another `model` section", "model.hidden: 64 against 32", "--config"]);
 
     let bytes = fs::read(good.join("model.safetensors")).unwrap();
     let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;

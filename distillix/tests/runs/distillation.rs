@@ -3,7 +3,7 @@
 use crate::harness::{Runs, Train, losses, metrics};
 
 fn with_teacher(runs: &Runs, out: &str, settings: &[&str]) -> Train {
-    runs.train(out, &["training.steps=4"]).arg("--teacher").arg(runs.path("teacher")).set(settings)
+    runs.distill(out, runs.path("teacher"), &["training.steps=4"]).set(settings)
 }
 
 /// A full-precision run to learn from.

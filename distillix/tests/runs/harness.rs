@@ -1,6 +1,7 @@
 //! Runs of a tiny model in folders of their own.
 
 use serde_json::Value;
+use std::ffi::OsStr;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -60,12 +61,16 @@ impl Runs {
         path
     }
 
-    /// `train` of the tiny model on the data into the folder `out`.
-    pub fn train(&self, out: &str, settings: &[&str]) -> Train {
+    /// `train` of the tiny model on the data into the folder `out`, from `teacher`.
+    pub fn distill(&self, out: &str, teacher: impl AsRef<OsStr>, settings: &[&str]) -> Train {
         let cache = format!("data.cache_dir={}", self.path("cache").display());
-        let train = Train::new().arg("--out").arg(self.path(out)).arg("--teacher").arg("none").arg("--data");
-        let train = train.arg(self.path("data.jsonl")).set(&TINY).set(&["data.fim_rate=0", &cache]);
-        train.set(settings)
+        let train = Train::new().arg("--out").arg(self.path(out)).arg("--teacher").arg(teacher).arg("--data");
+        train.arg(self.path("data.jsonl")).set(&TINY).set(&["data.fim_rate=0", &cache]).set(settings)
+    }
+
+    /// The same without a teacher.
+    pub fn train(&self, out: &str, settings: &[&str]) -> Train {
+        self.distill(out, "none", settings)
     }
 
     /// `train --resume` of the run in `out`, with the config that it has.
@@ -86,7 +91,7 @@ impl Train {
         Train { command }
     }
 
-    pub fn arg(mut self, arg: impl AsRef<std::ffi::OsStr>) -> Self {
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
         self.command.arg(arg);
         self
     }

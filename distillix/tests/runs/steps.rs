@@ -63,24 +63,36 @@ fn assert_finite(run: &std::path::Path) {
 fn numbers_that_are_not_finite_never_reach_the_weights() {
     let runs = Runs::new();
     runs.train("teacher", &["training.steps=2", "model.linear=dense"]).ok();
-    // A relation term beyond the range of f32.
     let settings = ["training.steps=50", "training.max_bad_steps=4", "training.checkpoint_every=3"];
-    let absurd = ["distillation.relation.heads=2", "distillation.relation.weight=1e39"];
-    let train = || runs.train("run", &settings).set(&absurd).arg("--teacher").arg(runs.path("teacher"));
-    let run = runs.path("run");
-    let output = train().output();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
-    assert!(stderr.starts_with("error: stopped at step 4: 4 steps in a row were skipped"), "{stderr}");
-    assert!(stderr.contains("the loss is"), "{stderr}");
-    assert_finite(&run);
-    let warnings = metrics(&run).iter().filter(|line| line["warning"].is_string()).count();
-    assert_eq!(warnings, 4);
-    assert!(losses(&run).is_empty());
-    assert_eq!(metrics(&run).iter().filter_map(|line| line["skipped"].as_u64()).max(), Some(3));
-    // Nothing was learned, nothing was lost.
-    runs.train("fresh", &["training.steps=1", "training.adamw_lr=0", "training.muon_lr=0"]).ok();
-    assert!(weights(&runs.path("fresh")) == weights(&run));
+    // A rate after whose first update the gradients overflow.
+    let rate = ["training.adamw_lr=1e30"];
+    let by_rate = runs.train("by-rate", &settings).set(&rate);
+    runs.train("good-by-rate", &["training.steps=1", "training.decay_steps=50"]).set(&rate).ok();
+    // A relation term beyond the range of f32.
+    let weight = ["distillation.relation.heads=2", "distillation.relation.weight=1e42"];
+    let by_weight = runs.distill("by-weight", runs.path("teacher"), &settings).set(&weight);
+    runs.train("good-by-weight", &["training.steps=1", "training.adamw_lr=0", "training.muon_lr=0"]).ok();
+
+    let gradient = "the gradient of model.";
+    for (out, train, good, words) in
+        [("by-rate", by_rate, 1, gradient), ("by-weight", by_weight, 0, "the loss is inf")]
+    {
+        let run = runs.path(out);
+        let output = train.output();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        let stopped = format!("error: stopped at step {}: 4 steps in a row were skipped", good + 4);
+        assert!(stderr.starts_with(&stopped) && stderr.contains(words), "{stderr}");
+        assert_finite(&run);
+        assert!(weights(&run) == weights(&runs.path(&format!("good-{out}"))), "{out}");
+        let lines = metrics(&run);
+        assert_eq!(lines.iter().filter(|line| line["warning"].is_string()).count(), 4);
+        assert_eq!(lines.iter().filter_map(|line| line["skipped"].as_u64()).max(), Some(4));
+        assert_eq!(losses(&run).len(), good);
+    }
+    // It goes on from where it stopped, and stops again.
+    let error = String::from_utf8(runs.resume("by-rate", &[]).output().stderr).unwrap();
+    assert!(error.contains("error: stopped at step 6"), "{error}");
 }
 
 #[test]
