@@ -10,7 +10,8 @@ fn main() {
 }
 
 fn model(linear: LinearKind) -> Student {
-    let config = ModelConfig { hidden: 512, heads: 8, kv_heads: 2, mlp: 1408, linear, ..ModelConfig::default() };
+    let config =
+        ModelConfig { hidden: 512, heads: 8, kv_heads: 2, mlp: 1408, linear, ..ModelConfig::default() };
     Student::random(config, 32_004, &Device::Cpu, 1).expect("the dimensions are a model's")
 }
 

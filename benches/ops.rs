@@ -3,7 +3,9 @@
 use autograd::{Gradients, Op, Tape, Var};
 use divan::Bencher;
 use nn::losses::{CrossEntropy, ForwardKl};
-use nn::ops::{Add, Attention, BitLinear, Embedding, HeadLoss, Linear, RmsNorm, Rope, RopeTables, SwiGlu, Teacher};
+use nn::ops::{
+    Add, Attention, BitLinear, Embedding, HeadLoss, Linear, RmsNorm, Rope, RopeTables, SwiGlu, Teacher,
+};
 use nn::ternary::Ternary;
 use std::hint::black_box;
 use std::sync::Arc;
@@ -92,7 +94,12 @@ fn bit_linear_gate_up(bencher: Bencher, backward: bool) {
     let codes: Vec<&'static Ternary> =
         weights.iter().map(|w| &*Box::leak(Box::new(Ternary::new(w).expect("a matrix")))).collect();
     let [a, b] = weights;
-    run(bencher, BitLinear { weights: codes.into_iter().collect() }, &[normal(&[B * T, H], 0), a, b], backward);
+    run(
+        bencher,
+        BitLinear { weights: codes.into_iter().collect() },
+        &[normal(&[B * T, H], 0), a, b],
+        backward,
+    );
 }
 
 /// Forward here includes the gradient, which the op computes in the same pass when it is recorded.

@@ -39,6 +39,12 @@ impl RowLoss for ForwardKl {
         for ((dz, &lq), &lp) in dz.iter_mut().zip(lq).zip(lp) {
             *dz += weight * t * (lq.exp() - lp.exp());
         }
-        Ok(t * t * lanes::sum_by(lq.len(), |i| lp[i].exp() * (lp[i] - lq[i])))
+        Ok(t * t
+            * lanes::sum_map2(
+                lp,
+                lq,
+                #[inline(always)]
+                |lp, lq| lp.exp() * (lp - lq),
+            ))
     }
 }

@@ -1,6 +1,6 @@
 //! Generalised Jensen–Shannon divergence (GKD, Agarwal et al. 2023).
 
-use super::softmax::{add_through_softmax, log_softmax, over_mix};
+use super::softmax::{add_through_softmax, fill_map2, log_softmax, over_mix};
 use super::{RowLoss, RowTarget, Scratch, teacher_logits};
 use serde::{Deserialize, Serialize};
 use tensor::cpu::lanes;
@@ -39,12 +39,21 @@ impl RowLoss for Jsd {
         log_softmax(y, t, lp);
         let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
         let (beta, rest) = (T::from_f64(self.beta), T::from_f64(1.0 - self.beta));
-        slope.clear();
         // The slope with respect to q comes to (1-β)·(log q - log m); the other terms sum to a constant.
-        slope.extend(lq.iter().zip(lp).map(|(&lq, &lp)| over_mix(lp - lq, rest, beta)));
-        let loss = lanes::sum_by(lq.len(), |i| {
-            beta * lp[i].exp() * over_mix(lq[i] - lp[i], beta, rest) + rest * lq[i].exp() * slope[i]
-        });
+        fill_map2(
+            slope,
+            lq,
+            lp,
+            #[inline(always)]
+            |lq, lp| over_mix(lp - lq, rest, beta),
+        );
+        let loss = lanes::sum_map3(
+            lq,
+            lp,
+            slope,
+            #[inline(always)]
+            |lq, lp, slope| beta * lp.exp() * over_mix(lq - lp, beta, rest) + rest * lq.exp() * slope,
+        );
         add_through_softmax(lq, slope, weight * t * rest, dz);
         Ok(t * t * loss)
     }

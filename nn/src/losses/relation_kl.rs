@@ -129,7 +129,13 @@ impl RelationKl {
             let keys = if self.causal { i + 1 } else { t };
             relation_row(&student[slice * ds..], i, keys, n * ds, ds, &mut exact, &mut rs);
             relation_row(&teacher[slice * dt..], i, keys, n * dt, dt, &mut exact, &mut rt);
-            total += lanes::sum_by(keys, |j| rt[j].exp() * (rt[j] - rs[j])).to_f64();
+            total += lanes::sum_map2(
+                &rt,
+                &rs,
+                #[inline(always)]
+                |t: T, s: T| t.exp() * (t - s),
+            )
+            .to_f64();
             for j in 0..keys {
                 let d = scale * root * (rs[j].exp() - rt[j].exp());
                 for c in 0..ds {
@@ -159,14 +165,24 @@ fn relation_row<T: Float>(
     let root = 1.0 / (width as f64).sqrt();
     let product = |j: usize| {
         let key = &a[j * stride..][..width];
-        lanes::sum_by(width, |c| query[c].to_f64() * key[c].to_f64()) * root
+        lanes::sum_map2(
+            query,
+            key,
+            #[inline(always)]
+            |q, k| q.to_f64() * k.to_f64(),
+        ) * root
     };
     exact.clear();
     exact.extend((0..keys).map(product));
     let top = lanes::max(exact);
     out.clear();
     out.extend(exact.iter().map(|&r| T::from_f64(r - top)));
-    let log_sum = lanes::sum_by(keys, |j| out[j].exp()).ln();
+    let log_sum = lanes::sum_map(
+        out,
+        #[inline(always)]
+        |r| r.exp(),
+    )
+    .ln();
     for r in out.iter_mut() {
         *r -= log_sum;
     }

@@ -1,6 +1,6 @@
 //! Reverse Kullback–Leibler divergence (MiniLLM, Gu et al. 2023).
 
-use super::softmax::{add_through_softmax, log_softmax};
+use super::softmax::{add_through_softmax, fill_map2, log_softmax};
 use super::{RowLoss, RowTarget, Scratch, teacher_logits};
 use serde::{Deserialize, Serialize};
 use tensor::cpu::lanes;
@@ -36,9 +36,20 @@ impl RowLoss for ReverseKl {
         log_softmax(z, t, lq);
         log_softmax(y, t, lp);
         let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
-        slope.clear();
-        slope.extend(lq.iter().zip(lp).map(|(&lq, &lp)| lq - lp));
+        fill_map2(
+            slope,
+            lq,
+            lp,
+            #[inline(always)]
+            |lq, lp| lq - lp,
+        );
         add_through_softmax(lq, slope, weight * t, dz);
-        Ok(t * t * lanes::sum_by(lq.len(), |i| lq[i].exp() * slope[i]))
+        Ok(t * t
+            * lanes::sum_map2(
+                lq,
+                slope,
+                #[inline(always)]
+                |lq, slope| lq.exp() * slope,
+            ))
     }
 }

@@ -1,6 +1,6 @@
 //! Skew reverse Kullback–Leibler divergence (DistiLLM, Ko et al. 2024).
 
-use super::softmax::{add_through_softmax, log_softmax, over_mix};
+use super::softmax::{add_through_softmax, fill_map2, log_softmax, over_mix};
 use super::{RowLoss, RowTarget, Scratch, teacher_logits};
 use serde::{Deserialize, Serialize};
 use tensor::cpu::lanes;
@@ -39,10 +39,20 @@ impl RowLoss for SkewReverseKl {
         log_softmax(y, t, lp);
         let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
         let (alpha, rest) = (T::from_f64(self.alpha), T::from_f64(1.0 - self.alpha));
-        slope.clear();
         // For now log q - log m.
-        slope.extend(lq.iter().zip(lp).map(|(&lq, &lp)| over_mix(lp - lq, alpha, rest)));
-        let loss = lanes::sum_by(lq.len(), |i| lq[i].exp() * slope[i]);
+        fill_map2(
+            slope,
+            lq,
+            lp,
+            #[inline(always)]
+            |lq, lp| over_mix(lp - lq, alpha, rest),
+        );
+        let loss = lanes::sum_map2(
+            lq,
+            slope,
+            #[inline(always)]
+            |lq, slope| lq.exp() * slope,
+        );
         for slope in slope.iter_mut() {
             *slope -= alpha * slope.exp();
         }

@@ -6,13 +6,29 @@ use tensor::cpu::lanes;
 /// Fills `out` with `log softmax(z / temperature)`.
 #[inline(always)]
 pub(super) fn log_softmax<T: Float>(z: &[T], temperature: T, out: &mut Vec<T>) {
-    out.clear();
     let inverse = T::ONE / temperature;
     let top = lanes::max(z) * inverse;
-    out.extend(z.iter().map(|&z| z * inverse - top));
-    let log_sum = lanes::sum_by(out.len(), |i| out[i].exp()).ln();
+    out.resize(z.len(), T::ZERO);
+    for (out, &z) in out.iter_mut().zip(z) {
+        *out = z * inverse - top;
+    }
+    let log_sum = lanes::sum_map(
+        out,
+        #[inline(always)]
+        |x| x.exp(),
+    )
+    .ln();
     for x in out.iter_mut() {
         *x -= log_sum;
+    }
+}
+
+/// Fills `out` with `f(a, b)`.
+#[inline(always)]
+pub(super) fn fill_map2<T: Float>(out: &mut Vec<T>, a: &[T], b: &[T], f: impl Fn(T, T) -> T) {
+    out.resize(a.len(), T::ZERO);
+    for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
+        *out = f(a, b);
     }
 }
 
@@ -20,7 +36,12 @@ pub(super) fn log_softmax<T: Float>(z: &[T], temperature: T, out: &mut Vec<T>) {
 #[inline(always)]
 pub(super) fn log_sum_exp<T: Float>(z: &[T]) -> T {
     let top = lanes::max(z);
-    top + lanes::sum_by(z.len(), |i| (z[i] - top).exp()).ln()
+    top + lanes::sum_map(
+        z,
+        #[inline(always)]
+        |z| (z - top).exp(),
+    )
+    .ln()
 }
 
 /// Adds `scale · ∂/∂z` of a function of `q = softmax(z)`, given `log q` and its slope with respect to q:
@@ -28,7 +49,12 @@ pub(super) fn log_sum_exp<T: Float>(z: &[T]) -> T {
 #[inline(always)]
 pub(super) fn add_through_softmax<T: Float>(log_q: &[T], slope: &[T], scale: T, dz: &mut [T]) {
     let slope = &slope[..log_q.len()];
-    let mean = lanes::sum_by(log_q.len(), |i| log_q[i].exp() * slope[i]);
+    let mean = lanes::sum_map2(
+        log_q,
+        slope,
+        #[inline(always)]
+        |lq, slope| lq.exp() * slope,
+    );
     for ((dz, &lq), &slope) in dz.iter_mut().zip(log_q).zip(slope) {
         *dz += scale * lq.exp() * (slope - mean);
     }

@@ -1,6 +1,6 @@
 //! Total variation distance (f-distill, Wen et al. 2023).
 
-use super::softmax::{add_through_softmax, log_softmax};
+use super::softmax::{add_through_softmax, fill_map2, log_softmax};
 use super::{RowLoss, RowTarget, Scratch, teacher_logits};
 use serde::{Deserialize, Serialize};
 use tensor::cpu::lanes;
@@ -36,10 +36,20 @@ impl RowLoss for Tvd {
         log_softmax(z, t, lq);
         log_softmax(y, t, lp);
         let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
-        slope.clear();
-        slope.extend(lq.iter().zip(lp).map(|(&lq, &lp)| lq.exp() - lp.exp()));
+        fill_map2(
+            slope,
+            lq,
+            lp,
+            #[inline(always)]
+            |lq, lp| lq.exp() - lp.exp(),
+        );
         let half = T::from_f64(0.5);
-        let loss = half * lanes::sum_by(lq.len(), |i| slope[i].abs());
+        let loss = half
+            * lanes::sum_map(
+                slope,
+                #[inline(always)]
+                |x| x.abs(),
+            );
         for slope in slope.iter_mut() {
             let x = *slope;
             *slope = if x > T::ZERO {

@@ -46,7 +46,11 @@ impl RowLoss for Uld {
         });
         slope.clear();
         slope.resize(lq.len(), T::ZERO);
-        let mut loss = lanes::sum_by(lp.len().saturating_sub(lq.len()), |i| lp[lq.len() + i].exp());
+        let mut loss = lanes::sum_map(
+            &lp[lq.len().min(lp.len())..],
+            #[inline(always)]
+            |lp| lp.exp(),
+        );
         for (rank, &i) in order.iter().enumerate() {
             let p = lp.get(rank).map_or(T::ZERO, |lp| lp.exp());
             let difference = lq[i as usize].exp() - p;

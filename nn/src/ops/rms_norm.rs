@@ -114,7 +114,13 @@ fn backward<T: Float>(x: &[T], w: &[T], inverse: &[T], dy: &[T], dx: &mut [T], d
                     let rows =
                         dx.chunks_exact_mut(h).zip(x.chunks_exact(h)).zip(dy.chunks_exact(h)).zip(inverse);
                     for (((dx, x), dy), &r) in rows {
-                        let mean = lanes::sum_by(h, |i| dy[i] * w[i] * (x[i] * r)) / count;
+                        let mean = lanes::sum_map3(
+                            dy,
+                            w,
+                            x,
+                            #[inline(always)]
+                            |dy, w, x| dy * w * (x * r),
+                        ) / count;
                         for i in 0..h {
                             let n = x[i] * r;
                             dx[i] = r * (dy[i] * w[i] - n * mean);

@@ -1,24 +1,15 @@
 //! Reductions of slices in a fixed order: sixteen running results, combined as a tree. They vectorise, and give the
-//! same bits on every machine and thread count.
+//! same bits on every machine and thread count. Slices given together have the same length.
+//!
+//! Closures passed in should be `#[inline(always)]`: one that stays a call keeps the loop scalar.
 
 use crate::Float;
 
 const LANES: usize = 16;
 
+/// Joins the lanes as a tree.
 #[inline(always)]
-fn fold<T: Float>(n: usize, start: T, at: impl Fn(T, usize) -> T, join: impl Fn(T, T) -> T) -> T {
-    let mut lanes = [start; LANES];
-    let whole = n / LANES * LANES;
-    let mut i = 0;
-    while i < whole {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum = at(*sum, i + lane);
-        }
-        i += LANES;
-    }
-    for (lane, i) in (whole..n).enumerate() {
-        lanes[lane] = at(lanes[lane], i);
-    }
+fn join<T: Float>(mut lanes: [T; LANES], join: impl Fn(T, T) -> T) -> T {
     let mut width = LANES / 2;
     while width > 0 {
         for lane in 0..width {
@@ -32,29 +23,89 @@ fn fold<T: Float>(n: usize, start: T, at: impl Fn(T, usize) -> T, join: impl Fn(
 /// Sum of the elements.
 #[inline(always)]
 pub fn sum<T: Float>(x: &[T]) -> T {
-    fold(x.len(), T::ZERO, |sum, i| sum + x[i], |a, b| a + b)
+    sum_map(
+        x,
+        #[inline(always)]
+        |x| x,
+    )
 }
 
-/// Sum of products. The slices have the same length.
+/// Sum of products.
 #[inline(always)]
 pub fn dot<T: Float>(x: &[T], y: &[T]) -> T {
-    let y = &y[..x.len()];
-    fold(x.len(), T::ZERO, |sum, i| sum + x[i] * y[i], |a, b| a + b)
+    sum_map2(
+        x,
+        y,
+        #[inline(always)]
+        |x, y| x * y,
+    )
 }
 
-/// Sum of `f(i)` over `0..n`.
+/// Sum of `f(x)`.
 #[inline(always)]
-pub fn sum_by<T: Float>(n: usize, f: impl Fn(usize) -> T) -> T {
-    fold(n, T::ZERO, |sum, i| sum + f(i), |a, b| a + b)
+pub fn sum_map<T: Copy, U: Float>(x: &[T], f: impl Fn(T) -> U) -> U {
+    let mut lanes = [U::ZERO; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for x in chunks {
+        for lane in 0..LANES {
+            lanes[lane] += f(x[lane]);
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane += f(x);
+    }
+    join(lanes, |a, b| a + b)
+}
+
+/// Sum of `f(x, y)`.
+#[inline(always)]
+pub fn sum_map2<T: Copy, U: Float>(x: &[T], y: &[T], f: impl Fn(T, T) -> U) -> U {
+    let mut lanes = [U::ZERO; LANES];
+    let (xs, ys) = (x.chunks_exact(LANES), y[..x.len()].chunks_exact(LANES));
+    let rest = xs.remainder().iter().zip(ys.remainder());
+    for (x, y) in xs.zip(ys) {
+        for lane in 0..LANES {
+            lanes[lane] += f(x[lane], y[lane]);
+        }
+    }
+    for (lane, (&x, &y)) in lanes.iter_mut().zip(rest) {
+        *lane += f(x, y);
+    }
+    join(lanes, |a, b| a + b)
+}
+
+/// Sum of `f(x, y, z)`.
+#[inline(always)]
+pub fn sum_map3<T: Copy, U: Float>(x: &[T], y: &[T], z: &[T], f: impl Fn(T, T, T) -> U) -> U {
+    let mut lanes = [U::ZERO; LANES];
+    let (xs, ys) = (x.chunks_exact(LANES), y[..x.len()].chunks_exact(LANES));
+    let zs = z[..x.len()].chunks_exact(LANES);
+    let rest = xs.remainder().iter().zip(ys.remainder()).zip(zs.remainder());
+    for ((x, y), z) in xs.zip(ys).zip(zs) {
+        for lane in 0..LANES {
+            lanes[lane] += f(x[lane], y[lane], z[lane]);
+        }
+    }
+    for (lane, ((&x, &y), &z)) in lanes.iter_mut().zip(rest) {
+        *lane += f(x, y, z);
+    }
+    join(lanes, |a, b| a + b)
 }
 
 /// Largest element; negative infinity for none. NaN is passed over.
 #[inline(always)]
 pub fn max<T: Float>(x: &[T]) -> T {
-    fold(
-        x.len(),
-        T::NEG_INFINITY,
-        |best, i| if x[i] > best { x[i] } else { best },
-        |a, b| if b > a { b } else { a },
-    )
+    let mut lanes = [T::NEG_INFINITY; LANES];
+    let chunks = x.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for x in chunks {
+        for lane in 0..LANES {
+            lanes[lane] = if x[lane] > lanes[lane] { x[lane] } else { lanes[lane] };
+        }
+    }
+    for (lane, &x) in lanes.iter_mut().zip(rest) {
+        *lane = if x > *lane { x } else { *lane };
+    }
+    join(lanes, |a, b| if b > a { b } else { a })
 }
