@@ -95,8 +95,7 @@ pub fn grad_check(
         }
         let (difference, norm) = (difference.sqrt(), norm.sqrt());
         let error = if norm > 1e-8 { difference / norm } else { difference };
-        // Written so that NaN fails.
-        if !(error <= options.tolerance) {
+        if error.is_nan() || error > options.tolerance {
             let message = format!("gradient of input {i} (dims {:?}) is off by {error:.2e}", x.dims());
             return Err(Error::Argument { op: "grad_check", message });
         }

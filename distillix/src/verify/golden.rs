@@ -90,6 +90,11 @@ impl Golden {
         Ok(Tokens { dims: tensor.dims().to_vec(), values: tensor.to_vec()? })
     }
 
+    /// Whether the JSON has a key.
+    pub fn has_setting(&self, key: &str) -> bool {
+        self.json.contains_key(key)
+    }
+
     /// A value of the JSON, at a path of keys.
     pub fn setting<T: DeserializeOwned>(&self, path: &[&str]) -> Result<T> {
         let missing = || format!("the JSON has no {}", path.join("."));

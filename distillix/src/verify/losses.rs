@@ -82,7 +82,11 @@ fn row_loss(golden: &Golden, report: &mut Report, case: &str, z: &Tensor, target
             let name: Option<String> = golden.setting(&["cases", case, "teacher"]).ok();
             let name = name.unwrap_or_else(|| "y".to_owned());
             let y = golden.floats(&name)?;
-            ensure!(y.dims()[0] == rows, "{name} has dims {:?}, expected {rows} rows", y.dims());
+            ensure!(
+                y.rank() == 2 && y.dims()[0] == rows,
+                "{name} has dims {:?}, expected {rows} rows",
+                y.dims()
+            );
             Some(teacher_of_logits(y)?)
         }
     };

@@ -1,6 +1,6 @@
 //! Generalised Jensen–Shannon divergence (GKD, Agarwal et al. 2023).
 
-use super::softmax::{add_through_softmax, fill_map2, log_mix, log_softmax};
+use super::softmax::{add_through_softmax, fill_map2, log_softmax, over_mix};
 use super::{RowLoss, RowTarget, Scratch, teacher_logits};
 use serde::{Deserialize, Serialize};
 use tensor::cpu::lanes;
@@ -39,24 +39,20 @@ impl RowLoss for Jsd {
         log_softmax(y, t, lp);
         let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
         let (beta, rest) = (T::from_f64(self.beta), T::from_f64(1.0 - self.beta));
-        let (ln_beta, ln_rest) = (T::from_f64(self.beta.ln()), T::from_f64((-self.beta).ln_1p()));
         // The slope with respect to q comes to (1-β)·(log q - log m); the other terms sum to a constant.
         fill_map2(
             slope,
             lq,
             lp,
             #[inline(always)]
-            |lq, lp| lq - log_mix(lp, lq, ln_beta, ln_rest),
+            |lq, lp| over_mix(lp - lq, rest, beta),
         );
         let loss = lanes::sum_map3(
             lq,
             lp,
             slope,
             #[inline(always)]
-            |lq, lp, slope| {
-                let from_p = lp - (lq - slope);
-                beta * lp.exp() * from_p + rest * lq.exp() * slope
-            },
+            |lq, lp, slope| beta * lp.exp() * over_mix(lq - lp, beta, rest) + rest * lq.exp() * slope,
         );
         add_through_softmax(lq, slope, weight * t * rest, dz);
         Ok(t * t * loss)

@@ -121,14 +121,14 @@ impl RelationKl {
     ) -> f64 {
         let n = self.relation_heads;
         let at = |width: usize, position: usize| (position * n + slice) * width;
-        let (root_s, root_t) = (1.0 / (ds as f64).sqrt(), 1.0 / (dt as f64).sqrt());
+        let root = T::from_f64(1.0 / (ds as f64).sqrt());
         let (mut rs, mut rt, mut exact) =
             (Vec::with_capacity(t), Vec::with_capacity(t), Vec::with_capacity(t));
         let mut total = 0.0;
         for i in 0..t {
             let keys = if self.causal { i + 1 } else { t };
-            relation_row(&student[slice * ds..], i, keys, n * ds, ds, root_s, &mut exact, &mut rs);
-            relation_row(&teacher[slice * dt..], i, keys, n * dt, dt, root_t, &mut exact, &mut rt);
+            relation_row(&student[slice * ds..], i, keys, n * ds, ds, &mut exact, &mut rs);
+            relation_row(&teacher[slice * dt..], i, keys, n * dt, dt, &mut exact, &mut rt);
             total += lanes::sum_map2(
                 &rt,
                 &rs,
@@ -137,7 +137,7 @@ impl RelationKl {
             )
             .to_f64();
             for j in 0..keys {
-                let d = scale * T::from_f64(root_s) * (rs[j].exp() - rt[j].exp());
+                let d = scale * root * (rs[j].exp() - rt[j].exp());
                 for c in 0..ds {
                     let (ai, aj) = (student[at(ds, i) + c], student[at(ds, j) + c]);
                     grad[at(ds, i) + c] += d * aj;
@@ -158,11 +158,11 @@ fn relation_row<T: Float>(
     keys: usize,
     stride: usize,
     width: usize,
-    root: f64,
     exact: &mut Vec<f64>,
     out: &mut Vec<T>,
 ) {
     let query = &a[i * stride..][..width];
+    let root = 1.0 / (width as f64).sqrt();
     let product = |j: usize| {
         let key = &a[j * stride..][..width];
         lanes::sum_map2(

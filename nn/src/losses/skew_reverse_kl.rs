@@ -1,6 +1,6 @@
 //! Skew reverse Kullback–Leibler divergence (DistiLLM, Ko et al. 2024).
 
-use super::softmax::{add_through_softmax, fill_map2, log_mix, log_softmax};
+use super::softmax::{add_through_softmax, fill_map2, log_softmax, over_mix};
 use super::{RowLoss, RowTarget, Scratch, teacher_logits};
 use serde::{Deserialize, Serialize};
 use tensor::cpu::lanes;
@@ -38,15 +38,14 @@ impl RowLoss for SkewReverseKl {
         log_softmax(z, t, lq);
         log_softmax(y, t, lp);
         let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
-        let alpha = T::from_f64(self.alpha);
-        let (ln_alpha, ln_rest) = (T::from_f64(self.alpha.ln()), T::from_f64((-self.alpha).ln_1p()));
+        let (alpha, rest) = (T::from_f64(self.alpha), T::from_f64(1.0 - self.alpha));
         // For now log q - log m.
         fill_map2(
             slope,
             lq,
             lp,
             #[inline(always)]
-            |lq, lp| lq - log_mix(lq, lp, ln_alpha, ln_rest),
+            |lq, lp| over_mix(lp - lq, alpha, rest),
         );
         let loss = lanes::sum_map2(
             lq,

@@ -60,10 +60,10 @@ pub(super) fn add_through_softmax<T: Float>(log_q: &[T], slope: &[T], scale: T, 
     }
 }
 
-/// `log(w·e^a + (1-w)·e^b)`, 0 < w < 1, given `ln w` and `ln(1-w)`.
+/// `log q - log(w·q + (1-w)·p)` given `d = log p - log q`, that is `-log(w + (1-w)·e^d)`: the logarithm of a mixture would
+/// lose it, being far larger where q is small.
 #[inline(always)]
-pub(super) fn log_mix<T: Float>(a: T, b: T, ln_w: T, ln_rest: T) -> T {
-    let (a, b) = (a + ln_w, b + ln_rest);
-    let (high, low) = if a > b { (a, b) } else { (b, a) };
-    high + (T::ONE + (low - high).exp()).ln()
+pub(super) fn over_mix<T: Float>(d: T, w: T, rest: T) -> T {
+    let (near, far, up) = if d > T::ZERO { (rest, w, d) } else { (w, rest, T::ZERO) };
+    -(up + (near + far * (-d.abs()).exp()).ln())
 }

@@ -5,7 +5,7 @@ use super::steps::{
     ACCUMULATORS, CONDITIONS, MAPS, REARRANGEMENTS, SUMMARIES, TABLE_VIEWS, TEXT_CONDITIONS, TEXT_EDITS,
     TEXT_QUESTIONS,
 };
-use super::template::{Family, Operand};
+use super::template::{Family, Operand, Step};
 
 const fn operand(doc: &'static str, code: &'static str, reference: &'static str) -> Operand {
     Operand { doc, code, reference }
@@ -107,7 +107,7 @@ pub(super) static FAMILIES: &[Family] = &[
         first_operand: operand("", "$a", "a"),
         second_operand: operand("", "$a", "a"),
         docs: &["Return whether $a is $1 and $2.", "Tell whether $a is both $1 and $2."],
-        bodies: &["return $1 and $2"],
+        bodies: &["return $1 and $2", "if $1:\n    return $2\nreturn False"],
         reference: "all([$1, $2])",
         weight: 8,
     },
@@ -120,7 +120,7 @@ pub(super) static FAMILIES: &[Family] = &[
         first_operand: operand("", "$a", "a"),
         second_operand: operand("", "$a", "a"),
         docs: &["Return whether $a is $1 or $2.", "Tell whether $a is either $1 or $2."],
-        bodies: &["return $1 or $2"],
+        bodies: &["return $1 or $2", "if $1:\n    return True\nreturn $2"],
         reference: "any([$1, $2])",
         weight: 8,
     },
@@ -185,7 +185,10 @@ pub(super) static FAMILIES: &[Family] = &[
         first_operand: operand("", "w", "w"),
         second_operand: operand("", "w", "w"),
         docs: &["Return the words of $a that $1, each $2.", "List the words of $a that $1, $2."],
-        bodies: &["return [$2 for w in $a if $1]"],
+        bodies: &[
+            "return [$2 for w in $a if $1]",
+            "result = []\nfor w in $a:\n    if $1:\n        result.append($2)\nreturn result",
+        ],
         reference: "list(map(lambda w: $2, filter(lambda w: $1, a)))",
         weight: 10,
     },
@@ -211,7 +214,10 @@ pub(super) static FAMILIES: &[Family] = &[
         first_operand: operand("", "v", "v"),
         second_operand: operand("", "v", "v"),
         docs: &["Return the entries of $a that are $1, each $2.", "Map the entries of $a that are $1, $2."],
-        bodies: &["return {k: $2 for k, v in $a.items() if $1}"],
+        bodies: &[
+            "return {k: $2 for k, v in $a.items() if $1}",
+            "result = {}\nfor k, v in $a.items():\n    if $1:\n        result[k] = $2\nreturn result",
+        ],
         reference: "dict((k, (lambda v: $2)(a[k])) for k in a if (lambda v: $1)(a[k]))",
         weight: 8,
     },
@@ -222,7 +228,12 @@ pub(super) fn is_held_out(family: &Family, first: usize, second: usize) -> bool 
     hash(&["pair", family.id, family.firsts[first].id, family.seconds[second].id]).is_multiple_of(7)
 }
 
-/// Whether the pair occurs at all: a step after itself says nothing new.
+/// Whether the pair occurs at all. A step after itself says nothing new. Of two steps at most one has a constant:
+/// to tell two constants apart digit by digit is what a small model learns last, and teaches it nothing about
+/// code.
 pub(super) fn is_used(family: &Family, first: usize, second: usize) -> bool {
-    !std::ptr::eq(family.firsts, family.seconds) || first != second
+    let repeated = std::ptr::eq(family.firsts, family.seconds) && first == second;
+    let has_constant = |step: &Step| step.code.contains("$k") || step.code.contains("$s");
+    let both_constant = has_constant(&family.firsts[first]) && has_constant(&family.seconds[second]);
+    !repeated && !both_constant
 }

@@ -102,12 +102,15 @@ fn side_of(word: &str, option: usize) -> Split {
     if (hash(&["name", word]) % 5 + option as u64).is_multiple_of(5) { Split::Heldout } else { Split::Train }
 }
 
-/// A name for an argument of `kind` whose halves differ from those of `taken`.
+/// A name for an argument of `kind` whose first half is new among `taken`. Arguments of the same kind share
+/// their second half, as in `left_price` and `right_price`.
 pub(super) fn argument(rng: &mut Rng, split: Split, kind: Kind, taken: &[Name]) -> Name {
+    let nouns = kind.nouns();
+    let shared = taken.iter().map(|other| other.1).find(|noun| nouns.contains(noun));
     loop {
         let piece = rng.below(PIECES.len());
-        let name = (PIECES[piece], *rng.pick(kind.nouns()));
-        let clash = taken.iter().any(|other| other.0 == name.0 || other.1 == name.1);
+        let name = (PIECES[piece], shared.unwrap_or_else(|| nouns[rng.below(nouns.len())]));
+        let clash = taken.iter().any(|other| other.0 == name.0);
         if !clash && side_of(name.1, piece) == split {
             return name;
         }
@@ -124,15 +127,16 @@ pub(super) fn subject(rng: &mut Rng, split: Split, stem: &str) -> &'static str {
     }
 }
 
-/// An integer constant of two or three digits, all different and none of them in one of `taken`: a digit then
-/// tells which constant it belongs to and where in it.
+/// An integer constant of two digits, all different and none of them in one of `taken`: a digit then tells
+/// which constant it belongs to and where in it.
 ///
-/// The three-digit numbers are there so that training shows every digit after every other one. With two digits
-/// alone a model learns which pairs never occur, and then refuses to copy exactly those that are held out.
+/// In training one in ten has three digits, so that every digit follows every other one. With two digits alone
+/// a model learns which pairs never occur, and then refuses to copy exactly those that are held out.
 pub(super) fn integer(rng: &mut Rng, split: Split, taken: &[u32]) -> u32 {
     let used: u32 = taken.iter().map(|value| digit_set(*value).0).sum();
     loop {
-        let value = if rng.percent(85) { rng.between(10, 99) } else { rng.between(100, 999) } as u32;
+        let long = split == Split::Train && rng.percent(10);
+        let value = if long { rng.between(100, 999) } else { rng.between(10, 99) } as u32;
         let (set, distinct) = digit_set(value);
         let digits = [value / 100, value / 10 % 10, value % 10].map(|digit| b'0' + digit as u8);
         let key = std::str::from_utf8(&digits).unwrap_or_default();
