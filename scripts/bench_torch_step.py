@@ -124,7 +124,6 @@ def main():
         start = time.perf_counter()
         loss = F.cross_entropy(model(ids).flatten(0, 1), targets)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
