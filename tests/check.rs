@@ -213,7 +213,9 @@ fn values(x: &Tensor) -> Result<Vec<f64>, Failure> {
 fn distance(got: &[f64], want: &[f64], terms: usize) -> f64 {
     let difference: f64 = got.iter().zip(want).map(|(a, b)| (a - b).powi(2)).sum();
     let norm: f64 = want.iter().map(|b| b * b).sum();
-    (difference / norm.max((want.len() * terms).max(1) as f64 * FLOOR * FLOOR)).sqrt()
+    // n terms of random sign reach √n on the way, and are rounded n times there.
+    let floor = FLOOR * terms as f64;
+    (difference / norm.max(want.len().max(1) as f64 * floor * floor)).sqrt()
 }
 
 const FLOOR: f64 = 0.03;
