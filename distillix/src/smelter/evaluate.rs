@@ -4,11 +4,11 @@ use super::data::Dataset;
 use super::data::builtin::{Curriculum, Example, NearestNeighbour, Options};
 use super::metrics::Validation;
 use super::trainer::validation_loss;
+use crate::run::{Prompt, Sampling, Session};
 use crate::tokenizer::Tokenizer;
 use anyhow::Result;
-use nn::model::{KvCache, Student};
+use nn::model::Student;
 use rayon::prelude::*;
-use tensor::{Device, Tensor};
 
 /// Cross-entropy on the dataset's held-out rows, `rows` at a time and at most `batches` times (0: all). `None` if nothing
 /// is held out.
@@ -37,35 +37,12 @@ pub fn validate(
     Ok(Some(Validation { loss: nats / tokens as f64, bits_per_byte, exact_match: None }))
 }
 
-/// The likeliest continuation of `prompt`, token by token, until `eos`, `max_new` tokens or the end of the context.
-/// `eos` is not part of it.
-pub fn greedy(model: &Student, prompt: &[u32], max_new: usize, eos: u32) -> Result<Vec<u32>> {
-    let capacity = (prompt.len() + max_new).min(model.config().max_seq);
-    let mut cache = KvCache::new(model.config(), capacity, &Device::Cpu)?;
-    let mut new = Vec::new();
-    let mut unread: Vec<u32> = prompt.to_vec();
-    while new.len() < max_new && cache.len() + unread.len() <= capacity {
-        let ids = Tensor::from_slice(&unread, &[1, unread.len()], &Device::Cpu)?;
-        let logits = model.decode(&ids, &mut cache)?.to_vec::<f32>()?;
-        let id = argmax(&logits);
-        if id == eos {
-            break;
-        }
-        new.push(id);
-        unread = vec![id];
-    }
-    Ok(new)
-}
-
-/// Index of the largest number; the first of equals.
-fn argmax(x: &[f32]) -> u32 {
-    let mut best = 0;
-    for (i, value) in x.iter().enumerate() {
-        if *value > x[best] {
-            best = i;
-        }
-    }
-    best as u32
+/// The likeliest continuation of the tokens `prompt`, up to `max_new` tokens.
+pub fn greedy(model: &Student, tokenizer: &Tokenizer, prompt: &[u32], max_new: usize) -> Result<String> {
+    let prompt = Prompt { ids: prompt.to_vec(), dropped: 0, stops: vec![tokenizer.eos()] };
+    let mut session = Session::new(model, tokenizer, prompt.ids.len() + max_new)?;
+    // The default takes the likeliest token each time.
+    Ok(session.complete(&prompt, max_new, Sampling::default(), |_| (), |_| Ok(true))?.text)
 }
 
 /// Held-out functions of the built-in curriculum, and what a body must be to count.
@@ -100,8 +77,7 @@ impl Exam {
 
     /// The greedy body of function `i`.
     pub fn body(&self, model: &Student, tokenizer: &Tokenizer, i: usize) -> Result<String> {
-        let new = greedy(model, &self.prompts[i], self.max_new[i], tokenizer.eos())?;
-        Ok(tokenizer.decode_completion(&self.prompts[i], &new))
+        greedy(model, tokenizer, &self.prompts[i], self.max_new[i])
     }
 
     /// For each function, whether the greedy body is right.

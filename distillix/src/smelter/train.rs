@@ -424,9 +424,8 @@ impl Session {
             let batch = self.dataset.validation_batch(row, 1)?;
             let document = batch.docs.iter().take_while(|&&doc| doc == batch.docs[0]).count();
             let prompt: Vec<u32> = batch.ids[..document.min(PROMPT)].iter().map(|&id| id as u32).collect();
-            let new = greedy(model, &prompt, NEW, self.tokenizer.eos())?;
             let text = self.tokenizer.decode_document(&prompt);
-            let completion = self.tokenizer.decode_completion(&prompt, &new);
+            let completion = greedy(model, &self.tokenizer, &prompt, NEW)?;
             on_event(Event::Sample { step, prompt: &text, completion: &completion });
         }
         Ok(())

@@ -15,7 +15,7 @@ use tensor::{Element, Error, Float, Result, Tensor, with_float};
 pub const IGNORE: i32 = -100;
 
 /// Largest chunk of logits in memory, in bytes.
-const CHUNK_BYTES: usize = 32 << 20;
+const CHUNK_BYTES: usize = 16 << 20;
 
 /// What a teacher says of every position.
 #[derive(Clone, Debug)]
