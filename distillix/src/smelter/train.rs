@@ -225,7 +225,8 @@ impl Session {
             }
         }
         if let (Some(init), Some(path)) = (&init, &options.init) {
-            let differences = Config { model: init.config.model.clone(), ..config.clone() }.differences(&config)?;
+            let differences =
+                Config { model: init.config.model.clone(), ..config.clone() }.differences(&config)?;
             ensure!(
                 differences.is_empty(),
                 "--init has another `model` section than this run ({}); take it over with --config {}/config.json",
