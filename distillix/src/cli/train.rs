@@ -14,13 +14,14 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Trains a ternary model, by distillation where there is a teacher.
 ///
 /// Without arguments: the preset `tiny` on the built-in curriculum of small Python functions, with the teacher inside
-/// the program, in about two minutes on two cores. Ctrl-C ends after the current step and saves; --resume goes on.
+/// the program, in about two minutes on two cores. Ctrl-C ends after the current step, saves, and exits with 0; --resume
+/// goes on.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   distillix train
@@ -83,16 +84,23 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         init: args.init.clone(),
         stop: Arc::new(AtomicBool::new(false)),
     };
+    // Once steps are made, the first signal asks for an end after the step. Before, and the second time, it ends at once.
+    let end_at_once = Arc::new(AtomicBool::new(true));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // The first asks for an end after the step, a second one ends at once.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&options.stop))
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&end_at_once))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&end_at_once)))
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&options.stop)))
             .context("cannot watch for signals")?;
     }
     let output = Output { json: args.json };
     output.prose(&format!("run folder: {}", options.out.display()))?;
     let mut display = Display::new(output);
-    let outcome = train(&options, &mut |event| display.show(event));
+    let outcome = train(&options, &mut |event| {
+        if matches!(event, Event::Begin { .. }) {
+            end_at_once.store(false, Ordering::Relaxed);
+        }
+        display.show(event);
+    });
     display.finish();
     let outcome = outcome?;
     summary(output, &outcome, &options.out)?;
@@ -326,6 +334,10 @@ fn summary(output: Output, outcome: &Outcome, out: &Path) -> Result<()> {
         output.prose(&format!("stopped after step {step} of {}; go on with:", outcome.steps))?;
         output.prose(&format!("  distillix train --resume --out {folder}"))?;
         return Ok(());
+    }
+    if outcome.first == step {
+        output.prose(&format!("all {step} steps were done before; more are made with:"))?;
+        output.prose(&format!("  distillix train --resume --out {folder} --steps {}", 2 * step))?;
     }
     let row = |name: &str, v: &Validation| {
         let exact = v.exact_match.map_or("-".to_owned(), |share| format!("{:.1}%", 100.0 * share));

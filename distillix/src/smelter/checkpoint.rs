@@ -1,5 +1,6 @@
 //! Checkpoints: everything a run needs to go on as if it had never stopped.
 
+use super::config::Config;
 use super::run_folder::{RunFolder, sync_folder, write_whole};
 use super::trainer::{Progress, Trainer};
 use anyhow::{Context, Result, bail, ensure};
@@ -11,6 +12,8 @@ use tensor::io::SafeTensors;
 
 const PREFIX: &str = "step-";
 const PARTIAL: &str = ".partial-";
+const REPLACED: &str = ".replaced-";
+const BROKEN: &str = "broken-";
 
 /// What a checkpoint says beside its tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -20,6 +23,9 @@ pub struct State {
     pub progress: Progress,
     /// The best validation so far.
     pub best: Option<Best>,
+    /// Whether a validation was due at this step and left out to stop sooner; it comes first when the run goes on.
+    #[serde(default)]
+    pub validation_due: bool,
 }
 
 /// A validation result.
@@ -57,27 +63,34 @@ fn names(folder: &Path) -> Result<Vec<String>> {
 }
 
 /// Saves the trainer's state: beside, flushed to the disk, then renamed. Older checkpoints stay until this one is
-/// whole; then all but the newest `keep` and the best go. The run's `model.safetensors` becomes this one's.
-pub fn save(run: &RunFolder, trainer: &Trainer, state: &State, keep: usize) -> Result<PathBuf> {
+/// whole; then all but the newest `training.keep_checkpoints` and the best go. The run's `model.safetensors` becomes
+/// this one's.
+///
+/// # Errors
+/// If a weight is not finite or something cannot be written; what was saved before is then as it was.
+pub fn save(run: &RunFolder, config: &Config, trainer: &Trainer, state: &State) -> Result<PathBuf> {
     let step = state.progress.step;
     let target = folder(run, step);
-    if target.exists() {
-        return Ok(target);
-    }
     let partial = run.checkpoints().join(format!("{PARTIAL}{step:08}"));
     let write = || -> Result<()> {
+        check_finite(trainer)?;
         fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
         save_model(trainer, &partial.join("model.safetensors"))?;
         tensor::io::save(partial.join("optimizer.safetensors"), trainer.optimizer_state(), &BTreeMap::new())?;
-        for file in [run.config(), run.tokenizer()] {
-            let name = file.file_name().context("a run's file has a name")?;
-            fs::copy(&file, partial.join(name)).with_context(|| format!("cannot copy {}", file.display()))?;
-            fs::File::open(partial.join(name))?.sync_all()?;
-        }
+        write_whole(&partial.join("config.json"), config.to_json()?.as_bytes())?;
+        let tokenizer = run.tokenizer();
+        let content = fs::read(&tokenizer).with_context(|| format!("cannot read {}", tokenizer.display()))?;
+        write_whole(&partial.join("tokenizer.json"), &content)?;
         write_whole(&partial.join("state.json"), serde_json::to_string_pretty(state)?.as_bytes())?;
-        sync_folder(&partial)?;
+        let replaced = run.checkpoints().join(format!("{REPLACED}{step:08}"));
+        if target.exists() {
+            fs::rename(&target, &replaced)?;
+        }
         fs::rename(&partial, &target)?;
         sync_folder(&run.checkpoints())?;
+        if replaced.exists() {
+            fs::remove_dir_all(&replaced)?;
+        }
         Ok(())
     };
     if let Err(error) = write() {
@@ -87,8 +100,17 @@ pub fn save(run: &RunFolder, trainer: &Trainer, state: &State, keep: usize) -> R
         });
     }
     publish(run, &target)?;
-    prune(run, state, keep)?;
+    prune(run, state, config.training.keep_checkpoints)?;
     Ok(target)
+}
+
+/// An update from finite gradients can still overflow where rates are absurd; such weights must not replace good ones.
+fn check_finite(trainer: &Trainer) -> Result<()> {
+    for param in trainer.student().params().iter() {
+        let finite = param.parameter.value.as_slice::<f32>()?.iter().all(|x| x.is_finite());
+        ensure!(finite, "{} has overflowed: lower the learning rates", param.name);
+    }
+    Ok(())
 }
 
 /// Writes the student's weights as Hugging Face names them.
@@ -109,6 +131,8 @@ pub fn publish(run: &RunFolder, checkpoint: &Path) -> Result<()> {
         fs::File::open(&partial)?.sync_all()?;
     }
     fs::rename(&partial, &to).with_context(|| format!("cannot write {}", to.display()))?;
+    // Where both names are the same file already, a rename does nothing.
+    let _ = fs::remove_file(&partial);
     Ok(sync_folder(run.path())?)
 }
 
@@ -129,21 +153,54 @@ fn remove(run: &RunFolder, step: u64) -> Result<()> {
     Ok(fs::remove_dir_all(&aside)?)
 }
 
+/// Prepares a folder without a config for a run's first step: what a start that did not get that far has left goes.
+///
+/// # Errors
+/// If there are checkpoints of later steps, which must belong to a run that has lost its config.
+pub fn begin(run: &RunFolder) -> Result<()> {
+    clean(run)?;
+    let steps = list(run)?;
+    ensure!(
+        steps.iter().all(|&step| step == 0),
+        "{} has checkpoints but no config.json: copy that of a checkpoint and use --resume, or choose another --out",
+        run.path().display()
+    );
+    steps.iter().try_for_each(|&step| remove(run, step))
+}
+
 /// Removes what an interrupted save or removal left.
-pub fn clean(run: &RunFolder) -> Result<()> {
-    for name in names(&run.checkpoints())?.iter().filter(|name| name.starts_with(PARTIAL)) {
-        let path = run.checkpoints().join(name);
-        fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+fn clean(run: &RunFolder) -> Result<()> {
+    for name in names(&run.checkpoints())? {
+        let path = run.checkpoints().join(&name);
+        let context = || format!("cannot clear {}", path.display());
+        if let Some(step) = name.strip_prefix(REPLACED) {
+            let target = run.checkpoints().join(format!("{PREFIX}{step}"));
+            if target.exists() {
+                fs::remove_dir_all(&path).with_context(context)?;
+            } else {
+                fs::rename(&path, &target).with_context(context)?;
+            }
+        } else if name.starts_with(PARTIAL) {
+            fs::remove_dir_all(&path).with_context(context)?;
+        }
     }
     Ok(())
 }
 
-/// Loads the newest checkpoint that is whole into the trainer. `None` if there is none. `warn` hears of broken ones.
+/// Loads the newest checkpoint that is whole into the trainer. `None` if there is none. `warn` hears of broken newer
+/// ones, which are renamed, so that they neither count as kept nor stand where new ones will be.
 pub fn resume(run: &RunFolder, trainer: &mut Trainer, mut warn: impl FnMut(String)) -> Result<Option<State>> {
+    clean(run)?;
     let steps = list(run)?;
     for &step in steps.iter().rev() {
         match load(&folder(run, step), step, trainer) {
             Ok(state) => {
+                for &newer in steps.iter().filter(|&&newer| newer > step) {
+                    let aside = run.checkpoints().join(format!("{BROKEN}{newer:08}"));
+                    let _ = fs::remove_dir_all(&aside);
+                    fs::rename(folder(run, newer), &aside)
+                        .with_context(|| format!("cannot rename to {}", aside.display()))?;
+                }
                 publish(run, &folder(run, step))?;
                 return Ok(Some(state));
             }

@@ -3,7 +3,7 @@
 use super::config::HealthConfig;
 use nn::params::Params;
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// The weights of one matrix.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,13 +74,15 @@ pub fn findings(
 pub struct Watch {
     bounds: HealthConfig,
     warmup: u64,
+    /// The highest γ of each layer.
+    highest: HashMap<String, f32>,
     told: HashSet<(String, &'static str)>,
 }
 
 impl Watch {
     /// Watches with `bounds`; flips count from step `warmup` on.
     pub fn new(bounds: HealthConfig, warmup: u64) -> Self {
-        Watch { bounds, warmup, told: HashSet::new() }
+        Watch { bounds, warmup, highest: HashMap::new(), told: HashSet::new() }
     }
 
     /// Warnings about what went wrong since the last call, in words.
@@ -89,7 +91,7 @@ impl Watch {
         for health in layers {
             let layer = &health.layer;
             let findings = findings(health, &self.bounds, step > self.warmup);
-            for (kind, found, words) in findings {
+            for (kind, found, words) in findings.into_iter().chain([self.fall(health)]) {
                 let key = (layer.clone(), kind);
                 if !found {
                     self.told.remove(&key);
@@ -99,6 +101,22 @@ impl Watch {
             }
         }
         warnings
+    }
+
+    /// Masters only grow while they are trained, since an update is of one size whatever theirs is. A γ that falls means
+    /// that something draws them to 0, where each update flips more codes.
+    fn fall(&mut self, health: &LayerHealth) -> (&'static str, bool, String) {
+        let LayerHealth { layer, gamma, .. } = health;
+        let highest = self.highest.entry(layer.clone()).or_insert(*gamma);
+        *highest = highest.max(*gamma);
+        let fall = 1.0 - f64::from(*gamma) / f64::from(*highest);
+        let limit = self.bounds.max_gamma_fall;
+        let words = format!(
+            "the scale has fallen by {:.1}% from its highest (limit {:.1}%): keep training.muon_weight_decay at 0",
+            100.0 * fall,
+            100.0 * limit
+        );
+        ("fall", fall > limit, words)
     }
 }
 
@@ -120,6 +138,15 @@ mod tests {
         assert!(watch.check(23, &layer(0.3, 0.01, 0.01)).is_empty());
         assert!(watch.check(24, &layer(0.95, 0.01, 0.01))[0].contains("step 24: q: 95.0%"));
         assert_eq!(watch.check(25, &layer(0.01, 1e-6, 0.2)).len(), 3);
+    }
+
+    #[test]
+    fn a_falling_scale_is_told() {
+        let mut watch = Watch::new(HealthConfig::default(), 10);
+        for (step, gamma) in [(1, 0.010), (2, 0.020), (3, 0.0195)] {
+            assert!(watch.check(step, &layer(0.3, gamma, 0.01)).is_empty());
+        }
+        assert!(watch.check(4, &layer(0.3, 0.018, 0.01))[0].contains("fallen by 10.0%"));
     }
 
     #[test]

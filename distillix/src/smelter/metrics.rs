@@ -145,6 +145,11 @@ impl Metrics {
         text.push('\n');
         self.file.write_all(text.as_bytes()).with_context(|| format!("cannot write {}", self.path.display()))
     }
+
+    /// Flushes the lines to the disk, so that a checkpoint never outlives the lines of its steps.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_all().with_context(|| format!("cannot write {}", self.path.display()))
+    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,25 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct RunFolder {
     path: PathBuf,
+    is_new: bool,
     _lock: File,
 }
+
+impl Drop for RunFolder {
+    /// Removes a folder of our making in which no run has begun, so that a mistyped command leaves nothing.
+    fn drop(&mut self) {
+        let only_lock = || -> std::io::Result<bool> {
+            let mut entries = std::fs::read_dir(&self.path)?;
+            Ok(entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == LOCK)))
+        };
+        if self.is_new && only_lock().unwrap_or(false) {
+            let _ = std::fs::remove_file(self.path.join(LOCK));
+            let _ = std::fs::remove_dir(&self.path);
+        }
+    }
+}
+
+const LOCK: &str = ".lock";
 
 impl RunFolder {
     /// Creates the folder if need be, and locks it.
@@ -19,13 +36,14 @@ impl RunFolder {
     /// # Errors
     /// If another process trains in it, or it cannot be written.
     pub fn lock(path: &Path) -> Result<Self> {
+        let is_new = !path.exists();
         std::fs::create_dir_all(path)
             .with_context(|| format!("cannot create the folder {}", path.display()))?;
-        let lock_path = path.join(".lock");
+        let lock_path = path.join(LOCK);
         let lock =
             File::create(&lock_path).with_context(|| format!("cannot write {}", lock_path.display()))?;
         match lock.try_lock() {
-            Ok(()) => Ok(RunFolder { path: path.to_owned(), _lock: lock }),
+            Ok(()) => Ok(RunFolder { path: path.to_owned(), is_new, _lock: lock }),
             Err(TryLockError::WouldBlock) => {
                 bail!(
                     "another process is training in {}: wait for it, or choose another --out",

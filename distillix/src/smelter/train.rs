@@ -88,6 +88,8 @@ pub enum Event<'a> {
 pub struct Outcome {
     /// Steps done.
     pub step: u64,
+    /// Steps done before this call.
+    pub first: u64,
     /// Steps in all.
     pub steps: u64,
     /// Steps skipped.
@@ -111,11 +113,12 @@ impl Outcome {
     }
 }
 
-/// Runs, and leaves the model in the run folder.
+/// Runs, and leaves the model in the run folder. Where a finished run is resumed, nothing is done.
 pub fn train(options: &Options, on_event: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<Outcome> {
+    // Before a folder is made for it.
+    options.config.validate()?;
     let run = RunFolder::lock(&options.out)?;
     let config = settle(&run, options)?;
-    config.validate()?;
     let mut session = Session::open(&run, config, options, on_event)?;
     session.run(&run, options, on_event)
 }
@@ -133,7 +136,8 @@ fn settle(run: &RunFolder, options: &Options) -> Result<Config> {
         let differences = forbidden_differences(saved, &config)?;
         ensure!(
             differences.is_empty(),
-            "the run in {} was started with another config: {}. Only a larger training.steps and the cadences may change",
+            "the run in {} was started with another config: {}. Only a larger training.steps, training.decay_steps and \
+             the cadences may change",
             run.path().display(),
             differences.join("; ")
         );
@@ -148,6 +152,7 @@ fn forbidden_differences(saved: &Config, now: &Config) -> Result<Vec<String>> {
     let mut allowed = saved.clone();
     let (a, b) = (&mut allowed.training, &now.training);
     a.steps = a.steps.max(b.steps);
+    a.decay_steps = b.decay_steps;
     a.checkpoint_every = b.checkpoint_every;
     a.keep_checkpoints = b.keep_checkpoints;
     a.eval_every = b.eval_every;
@@ -178,6 +183,9 @@ impl Session {
         let device = Device::Cpu;
         let training = &config.training;
         let resuming = run.config().exists();
+        if !resuming {
+            checkpoint::begin(run)?;
+        }
         let init = options
             .init
             .as_deref()
@@ -216,6 +224,16 @@ impl Session {
                 );
             }
         }
+        if let (Some(init), Some(path)) = (&init, &options.init) {
+            let differences =
+                Config { model: init.config.model.clone(), ..config.clone() }.differences(&config)?;
+            ensure!(
+                differences.is_empty(),
+                "--init has another `model` section than this run ({}); take it over with --config {}/config.json",
+                differences.join("; "),
+                path.display()
+            );
+        }
         let generator: Arc<dyn ExampleGenerator> = Arc::new(Builtin::new(training.seed, config.data.builtin));
         let dataset = {
             let events = std::sync::Mutex::new(&mut *on_event);
@@ -234,26 +252,23 @@ impl Session {
             )?
         };
         let student = match init {
-            Some(init) => {
-                ensure!(
-                    init.student.config() == &config.model,
-                    "--init has another `model` section than this run; take it over with --config {}/config.json",
-                    options.init.as_deref().unwrap_or(run.path()).display()
-                );
-                init.student
-            }
+            Some(init) => init.student,
             None => Student::random(config.model.clone(), tokenizer.len(), &device, training.seed)?,
         };
         let is_builtin = config.data.sources.iter().any(|s| s.resolved_kind() == SourceKind::Builtin);
         let exam = is_builtin.then(|| Exam::new(config.data.builtin, EXAM_SIZE, &tokenizer)).transpose()?;
         let mut trainer = Trainer::new(config.clone(), student, teacher.map(|t| t.student))?;
-        checkpoint::clean(run)?;
-        std::fs::create_dir_all(run.checkpoints())?;
         let warn = |text: String| on_event(Event::Warning(&text));
-        let state = if resuming { checkpoint::resume(run, &mut trainer, warn)? } else { None };
-        let state = state.unwrap_or_default();
-        if !run.tokenizer().exists() {
+        let mut state = State::default();
+        if resuming {
+            state = checkpoint::resume(run, &mut trainer, warn)?.unwrap_or_default();
+        } else {
+            std::fs::create_dir_all(run.checkpoints())?;
             tokenizer.save(run.path())?;
+            if options.init.is_some() {
+                // A run that is resumed before its first step starts over from these weights.
+                checkpoint::save(run, &config, &trainer, &state)?;
+            }
         }
         write_whole(&run.chat_template(), config.data.template.as_bytes())?;
         // Last, so that a folder with a config has everything else.
@@ -270,16 +285,38 @@ impl Session {
     ) -> Result<Outcome> {
         let training = self.config.training.clone();
         let first = self.trainer.progress().step;
+        let mut outcome = Outcome {
+            step: first,
+            first,
+            steps: training.steps,
+            skipped: self.trainer.progress().skipped,
+            before: None,
+            after: None,
+            teacher: None,
+            baseline: None,
+            completions: Vec::new(),
+        };
+        if outcome.is_finished() {
+            return Ok(outcome);
+        }
         on_event(Event::Begin {
             step: first,
             steps: training.steps,
             parameters: self.trainer.student().params().numel(),
             tokens_per_step: training.tokens_per_step(),
         });
-        let mut before = None;
+        let schedule = training.schedule();
+        if schedule.factor(first) == 0.0 {
+            on_event(Event::Warning(&format!(
+                "the learning rates have been 0 since step {}, nothing will change: set training.decay_steps to a later one",
+                schedule.horizon
+            )));
+        }
         if first == 0 {
             on_event(Event::Working("validating the untrained model"));
-            before = self.validate(self.trainer.student())?;
+            outcome.before = self.validate(self.trainer.student())?;
+        } else if std::mem::take(&mut self.state.validation_due) {
+            self.evaluate(first, on_event)?;
         }
         let mut data = Prefetch::start(
             Arc::clone(&self.dataset),
@@ -303,8 +340,9 @@ impl Session {
                     self.save(run, on_event)?;
                     bail!(
                         "stopped at step {step}: {} steps in a row were skipped, the last because {reason}. The weights \
-                         are those before them; lower the learning rates or look at the data",
-                        training.max_bad_steps
+                         are those before them; look at the data, or go on with lower learning rates by --init {}",
+                        training.max_bad_steps,
+                        run.path().display()
                     );
                 }
             }
@@ -322,14 +360,16 @@ impl Session {
                 since = Instant::now();
             }
             let stopping = options.stop.load(Ordering::Relaxed) && !last;
-            if (due(training.eval_every) && !last) && !stopping {
-                self.evaluate(step, on_event)?;
+            if last {
+                outcome.after = self.evaluate(step, on_event)?;
+            } else if due(training.eval_every) {
+                self.state.validation_due = stopping;
+                if !stopping {
+                    self.evaluate(step, on_event)?;
+                }
             }
             if due(training.sample_every) && !stopping {
                 self.sample(step, on_event)?;
-            }
-            if last {
-                self.evaluate(step, on_event)?;
             }
             if due(training.checkpoint_every) || last || stopping {
                 self.save(run, on_event)?;
@@ -338,30 +378,17 @@ impl Session {
                 break;
             }
         }
-        self.outcome(before, on_event)
+        outcome.step = self.trainer.progress().step;
+        outcome.skipped = self.trainer.progress().skipped;
+        if outcome.is_finished() {
+            self.compare(&mut outcome, on_event)?;
+        }
+        Ok(outcome)
     }
 
-    fn outcome(
-        &mut self,
-        before: Option<Validation>,
-        on_event: &mut (dyn FnMut(Event<'_>) + Send),
-    ) -> Result<Outcome> {
-        let progress = self.trainer.progress();
-        let mut outcome = Outcome {
-            step: progress.step,
-            steps: self.config.training.steps,
-            skipped: progress.skipped,
-            before,
-            after: None,
-            teacher: None,
-            baseline: None,
-            completions: Vec::new(),
-        };
-        if !outcome.is_finished() {
-            return Ok(outcome);
-        }
+    /// Sets the result beside the teacher and the nearest neighbour.
+    fn compare(&self, outcome: &mut Outcome, on_event: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<()> {
         on_event(Event::Working("comparing with the teacher and the nearest neighbour"));
-        outcome.after = self.validate(self.trainer.student())?;
         outcome.teacher = self.trainer.teacher().map(|teacher| self.validate(teacher)).transpose()?.flatten();
         if let Some(exam) = &self.exam {
             let data = &self.config.data;
@@ -372,7 +399,7 @@ impl Session {
                 outcome.completions.push((exam.examples()[i].prompt.clone(), body));
             }
         }
-        Ok(outcome)
+        Ok(())
     }
 
     fn warn(&mut self, step: u64, text: &str, on_event: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<()> {
@@ -390,8 +417,12 @@ impl Session {
         Ok(found)
     }
 
-    fn evaluate(&mut self, step: u64, on_event: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<()> {
-        let Some(found) = self.validate(self.trainer.student())? else { return Ok(()) };
+    fn evaluate(
+        &mut self,
+        step: u64,
+        on_event: &mut (dyn FnMut(Event<'_>) + Send),
+    ) -> Result<Option<Validation>> {
+        let Some(found) = self.validate(self.trainer.student())? else { return Ok(None) };
         self.metrics.write(&Line { step, validation: Some(found), ..Line::default() })?;
         on_event(Event::Validated(step, &found));
         // Only a step with a checkpoint can be the best one that is kept.
@@ -400,12 +431,13 @@ impl Session {
         if saved && self.state.best.is_none_or(|best| found.loss < best.loss) {
             self.state.best = Some(Best { step, loss: found.loss });
         }
-        Ok(())
+        Ok(Some(found))
     }
 
     fn save(&mut self, run: &RunFolder, on_event: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<()> {
         self.state.progress = self.trainer.progress();
-        let path = checkpoint::save(run, &self.trainer, &self.state, self.config.training.keep_checkpoints)?;
+        self.metrics.sync()?;
+        let path = checkpoint::save(run, &self.config, &self.trainer, &self.state)?;
         on_event(Event::Saved(&path));
         Ok(())
     }

@@ -25,6 +25,8 @@ pub use stream::DecodeStream;
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::ByteTable;
 use serde_json::Value;
+use std::fs::File;
+use std::io::Write;
 use std::path::Path;
 use words::WordEncoder;
 
@@ -154,7 +156,12 @@ impl Tokenizer {
         });
         let write = |name: &str, bytes: &[u8]| {
             let path = folder.join(name);
-            std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
+            let flushed = || {
+                let mut file = File::create(&path)?;
+                file.write_all(bytes)?;
+                file.sync_all()
+            };
+            flushed().with_context(|| format!("cannot write {}", path.display()))
         };
         write("tokenizer.json", &self.file)?;
         write("tokenizer_config.json", serde_json::to_string_pretty(&config)?.as_bytes())

@@ -1,6 +1,6 @@
 //! The `distillation` section of a config.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use nn::losses::{ForwardKl, Loss, RelationKl};
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,9 @@ pub struct DistillationConfig {
     /// Also compare attention relations; `null` for not.
     pub relation: Option<RelationConfig>,
 }
+
+/// The losses against a teacher that runs along with the student.
+const KINDS: &str = "forward_kl, reverse_kl, jsd, skew_forward_kl, skew_reverse_kl, tvd, uld";
 
 impl Default for DistillationConfig {
     fn default() -> Self {
@@ -70,21 +73,26 @@ impl DistillationConfig {
             self.alpha
         );
         let temperature = match self.loss {
-            Loss::CrossEntropy(_) | Loss::Focal(_) => None,
-            Loss::ForwardKl(loss) => Some(loss.temperature),
-            Loss::ReverseKl(loss) => Some(loss.temperature),
-            Loss::Jsd(loss) => Some(loss.temperature),
-            Loss::SkewForwardKl(loss) => Some(loss.temperature),
-            Loss::SkewReverseKl(loss) => Some(loss.temperature),
-            Loss::Tvd(loss) => Some(loss.temperature),
-            Loss::TopKForwardKl(loss) => Some(loss.temperature),
-            Loss::Uld(loss) => Some(loss.temperature),
+            Loss::CrossEntropy(_) | Loss::Focal(_) => bail!(
+                "distillation.loss compares with a teacher, which cross_entropy and focal do not; choose one of {KINDS}"
+            ),
+            Loss::TopKForwardKl(_) => bail!(
+                "distillation.loss top_k_forward_kl needs a cache of a teacher's logits, a teacher that runs along gives \
+                 all of them; choose one of {KINDS}"
+            ),
+            Loss::ForwardKl(loss) => loss.temperature,
+            Loss::ReverseKl(loss) => loss.temperature,
+            Loss::Jsd(loss) => loss.temperature,
+            Loss::SkewForwardKl(loss) => loss.temperature,
+            Loss::SkewReverseKl(loss) => loss.temperature,
+            Loss::Tvd(loss) => loss.temperature,
+            Loss::Uld(loss) => loss.temperature,
         };
-        if let Some(t) = temperature {
-            ensure!(t.is_finite() && t > 0.0, "distillation.loss.temperature is {t}, it must be above 0");
-        }
+        ensure!(
+            temperature.is_finite() && temperature > 0.0,
+            "distillation.loss.temperature is {temperature}, it must be above 0"
+        );
         let unit = match self.loss {
-            Loss::CrossEntropy(loss) => Some(("label_smoothing", loss.label_smoothing)),
             Loss::Jsd(loss) => Some(("beta", loss.beta)),
             Loss::SkewForwardKl(loss) => Some(("alpha", loss.alpha)),
             Loss::SkewReverseKl(loss) => Some(("alpha", loss.alpha)),

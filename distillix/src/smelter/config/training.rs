@@ -113,11 +113,19 @@ pub struct HealthConfig {
     pub max_flip_share: f64,
     /// Smallest scale γ.
     pub min_gamma: f64,
+    /// Largest share that a layer's γ may fall below its highest.
+    pub max_gamma_fall: f64,
 }
 
 impl Default for HealthConfig {
     fn default() -> Self {
-        HealthConfig { max_zero_share: 0.9, min_zero_share: 0.05, max_flip_share: 0.05, min_gamma: 1e-4 }
+        HealthConfig {
+            max_zero_share: 0.9,
+            min_zero_share: 0.05,
+            max_flip_share: 0.05,
+            min_gamma: 1e-4,
+            max_gamma_fall: 0.05,
+        }
     }
 }
 
@@ -211,6 +219,7 @@ impl TrainingConfig {
             ("health.max_zero_share", self.health.max_zero_share),
             ("health.min_zero_share", self.health.min_zero_share),
             ("health.max_flip_share", self.health.max_flip_share),
+            ("health.max_gamma_fall", self.health.max_gamma_fall),
         ];
         if let Decay::WarmupStableDecay { fraction } = self.decay {
             shares.push(("decay.fraction", fraction));
