@@ -76,6 +76,9 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     threads::set(args.threads)?;
     args.device.open()?;
+    if let Some(out) = args.out.as_ref().filter(|out| args.resume && !out.exists()) {
+        return Err(WrongUse(format!("there is no run to resume: {} does not exist", out.display())).into());
+    }
     let (config, name) = config(args)?;
     let options = Options {
         config,
@@ -116,6 +119,13 @@ fn config(args: &Args) -> Result<(Config, String)> {
         (Some(saved), None, None) => Config::default().with_file(saved)?,
         _ => Config::preset(args.preset.as_deref().unwrap_or("tiny")).map_err(wrong)?,
     };
+    if saved.is_none() && !args.data.is_empty() {
+        // The preset's teacher knows the built-in curriculum, not this data.
+        config.distillation.teacher = None;
+    }
+    if let (None, Some(init), None, None) = (&saved, &args.init, &args.preset, &args.config) {
+        config.model = Config::default().with_file(&init.join("config.json")).context("--init")?.model;
+    }
     if let Some(file) = &args.config {
         config = config.with_file(file)?;
     }
@@ -140,13 +150,13 @@ fn config(args: &Args) -> Result<(Config, String)> {
     Ok((config, args.preset.clone().unwrap_or_else(|| "tiny".to_owned())))
 }
 
-/// `runs/NAME`, or the first `runs/NAME-2`, `-3`, … that does not exist.
+/// `runs/NAME`, or the first `runs/NAME-2`, `-3`, … that holds no run.
 fn free_folder(name: &str) -> PathBuf {
     let runs = Path::new("runs");
     let numbered = (2..).map(|n| runs.join(format!("{name}-{n}")));
     std::iter::once(runs.join(name))
         .chain(numbered)
-        .find(|path| !path.exists())
+        .find(|path| !path.join("config.json").exists())
         .unwrap_or_else(|| runs.join(name))
 }
 

@@ -104,12 +104,14 @@ impl RunFolder {
 /// Writes a file aside, flushes it to the disk and renames it, so that `path` holds the old or the new content.
 pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
     let partial = path.with_extension("partial");
+    // The parent of a bare file name is empty, not the current folder.
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || {
         let mut file = File::create(&partial)?;
         file.write_all(content)?;
         file.sync_all()?;
         std::fs::rename(&partial, path)?;
-        sync_folder(path.parent().unwrap_or(Path::new(".")))
+        sync_folder(folder)
     };
     let done: std::io::Result<()> = write();
     if done.is_err() {

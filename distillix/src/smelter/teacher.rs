@@ -1,13 +1,17 @@
 //! The teacher of a run: another run's model, or the one inside the program.
 
 use super::config::{Config, DistillationConfig};
-use super::train::{EMBEDDED, embedded_tokenizer};
+use super::data::builtin;
 use crate::run::RunModel;
+use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result};
 use nn::model::Student;
 use std::path::Path;
 use tensor::Device;
 use tensor::io::SafeTensors;
+
+/// Name of the teacher inside the program.
+pub const EMBEDDED: &str = "embedded";
 
 /// Weights of the embedded teacher in bf16, and its config; see `scripts/make_teacher.sh`.
 const WEIGHTS: &[u8] = include_bytes!("teacher/model.safetensors");
@@ -29,4 +33,9 @@ fn embedded() -> Result<RunModel> {
     let file = SafeTensors::from_bytes(WEIGHTS)?;
     student.params_mut().load(|name| file.info(name).map(|_| file.tensor(name)).transpose())?;
     Ok(RunModel { config, tokenizer, student, template: None })
+}
+
+/// The tokenizer of the built-in curriculum.
+pub fn embedded_tokenizer() -> Result<Tokenizer> {
+    Tokenizer::from_bytes(builtin::TOKENIZER_JSON.as_bytes(), None).context("the embedded tokenizer")
 }

@@ -8,11 +8,11 @@ use super::evaluate::{Exam, greedy, share, validate};
 use super::health::{self, Watch};
 use super::metrics::{Line, Metrics, Validation, Window};
 use super::run_folder::{RunFolder, write_whole};
-use super::teacher;
+use super::teacher::{self, EMBEDDED, embedded_tokenizer};
 use super::trainer::{StepReport, Trainer};
 use crate::run::RunModel;
 use crate::tokenizer::Tokenizer;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use nn::model::Student;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,8 +20,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tensor::Device;
 
-/// Name of the teacher inside the program.
-pub const EMBEDDED: &str = "embedded";
 /// Held-out functions of the built-in curriculum that decide the exact-match figure.
 pub const EXAM_SIZE: usize = 400;
 /// A vocabulary more times larger than its tokenizer is a mistake.
@@ -467,11 +465,6 @@ impl Session {
 
 /// Training examples that the nearest-neighbour baseline chooses from.
 const BASELINE_EXAMPLES: u64 = 20_000;
-
-/// The tokenizer of the built-in curriculum.
-pub fn embedded_tokenizer() -> Result<Tokenizer> {
-    Tokenizer::from_bytes(builtin::TOKENIZER_JSON.as_bytes(), None).context("the embedded tokenizer")
-}
 
 /// The curriculum as a source: the run's seed draws the training examples, never the held-out ones.
 struct Builtin {

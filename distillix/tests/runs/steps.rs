@@ -3,7 +3,7 @@
 use crate::harness::{Runs, TINY, losses, metrics, weights};
 use distillix::smelter::config::Config;
 use distillix::smelter::data::Dataset;
-use distillix::smelter::train::embedded_tokenizer;
+use distillix::smelter::teacher::embedded_tokenizer;
 use distillix::smelter::trainer::Trainer;
 use nn::model::Student;
 use std::collections::BTreeMap;

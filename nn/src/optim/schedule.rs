@@ -36,7 +36,9 @@ impl Schedule {
         }
         let span = |from: f64| {
             let length = self.horizon as f64 - from;
-            if length > 0.0 { ((step as f64 - from) / length).clamp(0.0, 1.0) } else { 1.0 }
+            // A fall that takes no steps happens at the horizon, not before.
+            let done = f64::from(u8::from(step >= self.horizon));
+            if length > 0.0 { ((step as f64 - from) / length).clamp(0.0, 1.0) } else { done }
         };
         let height = match self.decay {
             Decay::Cosine => 0.5 + 0.5 * (std::f64::consts::PI * span(self.warmup as f64)).cos(),
@@ -68,6 +70,8 @@ mod tests {
         assert!((cosine.factor(50) - 0.5).abs() < 1e-12);
         let stable = Schedule { decay: Decay::WarmupStableDecay { fraction: 0.25 }, ..cosine };
         assert_eq!((stable.factor(74), stable.factor(76) < 1.0), (1.0, true));
+        let constant = Schedule { decay: Decay::WarmupStableDecay { fraction: 0.0 }, ..cosine };
+        assert_eq!((constant.factor(0), constant.factor(99), constant.factor(100)), (1.0, 1.0, 0.0));
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(crate) fn rows<T: Send>(out: &mut [T], len: usize, f: impl Fn(usize, &mut [T
     });
 }
 
-/// Rows of `row_len` elements that one task takes: about [`CHUNK`] elements, at least one row.
+/// Rows of `row_len` elements that one task takes: about 16,384 elements, at least one row.
 pub fn rows_per_task(row_len: usize) -> usize {
     (CHUNK / row_len.max(1)).max(1)
 }

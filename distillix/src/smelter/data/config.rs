@@ -101,6 +101,7 @@ impl SourceConfig {
     pub fn resolved_kind(&self) -> SourceKind {
         match (self.kind, &self.path) {
             (SourceKind::Auto, None) => SourceKind::Builtin,
+            (SourceKind::Auto, Some(path)) if super::jsonl::is_folder_of_jsonl(path) => SourceKind::Jsonl,
             (SourceKind::Auto, Some(path)) if path.is_dir() => SourceKind::Code,
             (SourceKind::Auto, Some(_)) => SourceKind::Jsonl,
             (kind, _) => kind,

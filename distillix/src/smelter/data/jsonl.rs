@@ -32,14 +32,29 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(path).with_context(|| format!("cannot read {}", path.display()))? {
         let path = entry?.path();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if [".jsonl", ".jsonl.gz", ".jsonl.zst"].iter().any(|end| name.ends_with(end)) && path.is_file() {
+        if is_jsonl(&path) {
             files.push(path);
         }
     }
     ensure!(!files.is_empty(), "{} has no .jsonl, .jsonl.gz or .jsonl.zst file", path.display());
     files.sort();
     Ok(files)
+}
+
+fn is_jsonl(path: &Path) -> bool {
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    [".jsonl", ".jsonl.gz", ".jsonl.zst"].iter().any(|end| name.ends_with(end)) && path.is_file()
+}
+
+/// True for a folder that holds JSONL files and nothing else, hidden entries aside.
+pub fn is_folder_of_jsonl(path: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(path) else { return false };
+    let mut visible = entries
+        .flatten()
+        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+        .map(|entry| entry.path())
+        .peekable();
+    visible.peek().is_some() && visible.all(|path| is_jsonl(&path))
 }
 
 /// Opens a file, decompressing what ends in `.gz` or `.zst`.
