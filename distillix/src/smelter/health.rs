@@ -137,7 +137,7 @@ mod tests {
         assert!(watch.check(22, &layer(0.95, 0.01, 0.01)).is_empty());
         assert!(watch.check(23, &layer(0.3, 0.01, 0.01)).is_empty());
         assert!(watch.check(24, &layer(0.95, 0.01, 0.01))[0].contains("step 24: q: 95.0%"));
-        assert_eq!(watch.check(25, &layer(0.01, 1e-6, 0.2)).len(), 3);
+        assert_eq!(watch.check(25, &layer(0.01, 1e-6, 0.2)).len(), 4);
     }
 
     #[test]

@@ -334,28 +334,29 @@ impl Session {
             let (step, last) = (report.step, report.step == training.steps);
             if let Some(reason) = &report.skipped {
                 self.warn(step, &format!("step {step} was skipped: {reason}"), on_event)?;
-                if self.trainer.progress().skipped_in_row >= training.max_bad_steps {
-                    self.save(run, on_event)?;
-                    bail!(
-                        "stopped at step {step}: {} steps in a row were skipped, the last because {reason}. The weights \
-                         are those before them; look at the data, or go on with lower learning rates by --init {}",
-                        training.max_bad_steps,
-                        run.path().display()
-                    );
-                }
             }
+            let hopeless = self.trainer.progress().skipped_in_row >= training.max_bad_steps;
             let layers = health::layers(self.trainer.student().params());
             for warning in watch.check(step, &layers) {
                 self.warn(step, &warning, on_event)?;
             }
             let due = |every: u64| every > 0 && step.is_multiple_of(every);
-            if due(training.log_every) || last {
+            if due(training.log_every) || last || hopeless {
                 let skipped = self.trainer.progress().skipped;
                 if let Some(line) = window.line(since.elapsed().as_secs_f64(), skipped, layers) {
                     self.metrics.write(&line)?;
                     on_event(Event::Metrics(&line));
                 }
                 since = Instant::now();
+            }
+            if let (Some(reason), true) = (&report.skipped, hopeless) {
+                self.save(run, on_event)?;
+                bail!(
+                    "stopped at step {step}: {} steps in a row were skipped, the last because {reason}. The weights are \
+                     those before them; look at the data, or go on with lower learning rates by --init {}",
+                    training.max_bad_steps,
+                    run.path().display()
+                );
             }
             let stopping = options.stop.load(Ordering::Relaxed) && !last;
             if last {
