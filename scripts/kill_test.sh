@@ -15,6 +15,7 @@ trap 'rm -rf "$folder"' EXIT
 train() {
     out=$1
     shift
+    [ ! -d "$folder/$out" ] || set -- --resume "$@"
     exec "$program" train --preset tiny --steps "$steps" --set training.checkpoint_every=2 --out "$folder/$out" "$@" \
         >"$folder/log" 2>&1
 }
@@ -29,7 +30,7 @@ killed=0
 saving=0
 finished=0
 while [ "$killed" -lt "$kills" ]; do
-    train killed --resume "$@" &
+    train killed "$@" &
     run=$!
     random=$(od -An -N4 -tu4 /dev/urandom)
     life=$((random % (whole / 4 + 1)))
@@ -52,6 +53,6 @@ while [ "$killed" -lt "$kills" ]; do
         exit 1
     fi
 done
-(train killed --resume "$@") || { cat "$folder/log"; exit 1; }
+(train killed "$@") || { cat "$folder/log"; exit 1; }
 cmp "$folder/whole/model.safetensors" "$folder/killed/model.safetensors"
 echo "$killed kills, $saving while a checkpoint was saved or removed, $((finished + 1)) runs brought to their end: the same bytes"

@@ -123,7 +123,9 @@ fn config(args: &Args) -> Result<(Config, String)> {
         // The preset's teacher knows the built-in curriculum, not this data.
         config.distillation.teacher = None;
     }
-    if let (None, Some(init), None, None) = (&saved, &args.init, &args.preset, &args.config) {
+    // Where there is no run, loading it says so better.
+    let init = args.init.as_ref().filter(|init| init.join("config.json").is_file());
+    if let (None, Some(init), None, None) = (&saved, init, &args.preset, &args.config) {
         config.model = Config::default().with_file(&init.join("config.json")).context("--init")?.model;
     }
     if let Some(file) = &args.config {

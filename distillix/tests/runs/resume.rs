@@ -80,7 +80,9 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
         let out = format!("killed-{round}");
         let run = runs.path(&out);
         loop {
-            let mut child = runs.train(&out, &settings).arg("--resume").spawn();
+            let train = runs.train(&out, &settings);
+            // A kill may come before there is a folder.
+            let mut child = if run.exists() { train.arg("--resume") } else { train }.spawn();
             std::thread::sleep(whole.mul_f64(random.uniform_f64(draws)));
             draws += 1;
             if killed == kills || child.try_wait().unwrap().is_some() {
@@ -158,6 +160,8 @@ fn a_finished_run_is_left_alone_or_goes_on() {
     runs.resume("run", &["training.steps=14", "training.decay_steps=16"]).ok();
     let last = metrics(&run).iter().filter_map(|line| line["lr_factor"].as_f64()).next_back();
     assert!(last.is_some_and(|factor| factor > 0.1), "{last:?}");
+    let error = runs.resume("runn", &[]).error();
+    assert!(error.contains("there is no run to resume"), "{error}");
     let error = runs.resume("run", &["training.steps=8"]).error();
     assert!(error.contains("training.steps: 14 against 8"), "{error}");
 }
