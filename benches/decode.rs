@@ -27,7 +27,7 @@ fn dense(bencher: Bencher, context: usize) {
 
 fn decode(bencher: Bencher, linear: LinearKind, context: usize) {
     let model = model(linear);
-    let mut cache = KvCache::new(model.config(), context + 1, &Device::Cpu).expect("it fits");
+    let mut cache = model.kv_cache(context + 1).expect("it fits");
     let ids: Vec<u32> = (0..context as u32).map(|i| i * 37 % 32_000).collect();
     for ids in ids.chunks(128) {
         let ids = Tensor::from_slice(ids, &[1, ids.len()], &Device::Cpu).expect("the length fits");

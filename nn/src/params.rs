@@ -77,7 +77,7 @@ impl Specs {
         let mut list = Vec::with_capacity(values.len());
         for (i, (spec, mut value)) in self.list.into_iter().zip(values).enumerate() {
             match spec.role {
-                Role::Norm => value.as_mut_slice::<f32>()?.fill(1.0),
+                Role::Norm => value.fill(1.0)?,
                 _ => init(ParamId(i), &spec, &mut value)?,
             }
             let ternary = match spec.role {
@@ -170,13 +170,13 @@ impl Params {
                 let message = format!("tensor {} has dims {got:?}, the model needs {want:?}", param.name);
                 return Err(Error::shape("load", message));
             }
-            let value = value.to_dtype(DType::F32)?.contiguous()?;
+            let value = value.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
             if let Some(i) = value.as_slice::<f32>()?.iter().position(|x| !x.is_finite()) {
                 let message =
                     format!("tensor {} holds a number that is not finite at element {i}", param.name);
                 return Err(Error::argument("load", message));
             }
-            target.copy_from(&value)?;
+            target.copy_from(&value.to_device(&target.device())?)?;
             if let Some(ternary) = &mut param.ternary {
                 *ternary = Ternary::new(&param.parameter.value)?;
             }

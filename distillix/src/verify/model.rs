@@ -252,7 +252,7 @@ fn greedy(subject: &Subject<'_>, report: &mut Report) -> Result<()> {
     let student = subject.student()?;
     for row in 0..rows {
         let (prompt, want) = (prompts.narrow(0, row, 1)?, want.narrow(0, row, 1)?.to_vec::<u32>()?);
-        let mut cache = KvCache::new(student.config(), student.config().max_seq, subject.device)?;
+        let mut cache = student.kv_cache(student.config().max_seq)?;
         let (mut next, mut cached) = (student.decode(&prompt, &mut cache)?, Vec::new());
         let (mut read, mut full) = (prompt.to_vec::<u32>()?, Vec::new());
         for step in 0..count {

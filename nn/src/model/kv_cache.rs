@@ -13,10 +13,10 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// An empty cache for up to `capacity` tokens.
-    pub fn new(config: &ModelConfig, capacity: usize, device: &Device) -> Result<Self> {
+    /// An empty cache of elements of `dtype` for up to `capacity` tokens.
+    pub(super) fn new(config: &ModelConfig, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
         let dims = [1, capacity, config.kv_heads, config.head_dim];
-        let empty = || Tensor::zeros(&dims, DType::F32, device);
+        let empty = || Tensor::zeros(&dims, dtype, device);
         let layers = (0..config.layers).map(|_| Ok([empty()?, empty()?])).collect::<Result<_>>()?;
         Ok(KvCache { layers, len: 0, capacity })
     }

@@ -6,7 +6,10 @@ use tensor::{DType, Error, Result, Tensor, with_float};
 
 /// `y[i] = table[ids[i]]`. Inputs: table `[V, H]`; ids of any shape, u32; y `[ids…, H]`.
 #[derive(Clone, Copy, Debug)]
-pub struct Embedding;
+pub struct Embedding {
+    /// Type of y; `None` for the table's. On the CPU it is the table's.
+    pub dtype: Option<DType>,
+}
 
 impl Op for Embedding {
     const NAME: &'static str = "embedding";
@@ -18,6 +21,9 @@ impl Op for Embedding {
         let mut dims: tensor::Dims = ids.dims().into();
         dims.push(h);
         let mut y = Tensor::empty(&dims, table.dtype(), &table.device())?;
+        if let Some(dtype) = self.dtype.filter(|&dtype| dtype != table.dtype()) {
+            return Err(Error::dtype(Self::NAME, table.dtype().name(), dtype));
+        }
         let rows = ids.as_slice::<u32>()?;
         if let Some(id) = rows.iter().find(|&&id| id as usize >= vocab) {
             return Err(Error::argument(Self::NAME, format!("token id {id} in a vocabulary of {vocab}")));
