@@ -243,13 +243,7 @@ pub struct BreakerConfig {
 
 impl Default for BreakerConfig {
     fn default() -> Self {
-        BreakerConfig {
-            window: 20,
-            failures: 0.75,
-            cooldown_s: 2.0,
-            max_cooldown_s: 60.0,
-            give_up_s: 900.0,
-        }
+        BreakerConfig { window: 20, failures: 0.75, cooldown_s: 2.0, max_cooldown_s: 60.0, give_up_s: 900.0 }
     }
 }
 
@@ -285,14 +279,23 @@ impl TeacherConfig {
     fn validate(&self, key: &str, is_default: bool) -> Result<()> {
         if !is_default {
             base_url(&self.url).with_context(|| format!("{key}.url"))?;
-            ensure!(!self.model.is_empty(), "{key}.model is empty: name the model ({}:{}#MODEL)", self.kind.name(), self.url);
+            ensure!(
+                !self.model.is_empty(),
+                "{key}.model is empty: name the model ({}:{}#MODEL)",
+                self.kind.name(),
+                self.url
+            );
             ensure!(
                 self.kind != TeacherKind::Opencode || self.model.contains('/'),
                 "{key}.model is {:?}: an opencode model is written PROVIDER/MODEL",
                 self.model
             );
         }
-        ensure!(self.weight.is_finite() && self.weight > 0.0, "{key}.weight is {}, it must be above 0", self.weight);
+        ensure!(
+            self.weight.is_finite() && self.weight > 0.0,
+            "{key}.weight is {}, it must be above 0",
+            self.weight
+        );
         ensure!(
             (1..=4096).contains(&self.concurrency),
             "{key}.concurrency is {}, it must be from 1 to 4096",
@@ -309,7 +312,10 @@ impl TeacherConfig {
         }
         if let Some(price) = self.price {
             for (name, x) in [("input", price.input), ("output", price.output)] {
-                ensure!(x.is_finite() && x >= 0.0, "{key}.price.{name} is {x}, it must be a number from 0 up");
+                ensure!(
+                    x.is_finite() && x >= 0.0,
+                    "{key}.price.{name} is {x}, it must be a number from 0 up"
+                );
             }
         }
         Ok(())
@@ -427,7 +433,10 @@ mod tests {
         let defaults = TeacherConfig { concurrency: 3, ..TeacherConfig::default() };
         let teacher = TeacherConfig::parse("opencode:http://localhost:4096#local/smollm2", &defaults)?;
         assert_eq!(teacher.kind, TeacherKind::Opencode);
-        assert_eq!((teacher.url.as_str(), teacher.model.as_str()), ("http://localhost:4096", "local/smollm2"));
+        assert_eq!(
+            (teacher.url.as_str(), teacher.model.as_str()),
+            ("http://localhost:4096", "local/smollm2")
+        );
         assert_eq!(teacher.concurrency, 3);
         assert_eq!(teacher.label(), "opencode:http://localhost:4096#local/smollm2");
         for (bad, why) in [
@@ -459,7 +468,9 @@ mod tests {
         };
         let unknown = error(r#"foundry.teachers=[{"url":"http://a","modell":"m"}]"#);
         assert_eq!(unknown, "foundry.teachers[0].modell: there is no such key, did you mean model?");
-        assert!(error(r#"foundry.teachers=[{"url":"http://a"}]"#).contains("foundry.teachers[0].model is empty"));
+        assert!(
+            error(r#"foundry.teachers=[{"url":"http://a"}]"#).contains("foundry.teachers[0].model is empty")
+        );
         assert!(error("foundry.samples=0").contains("foundry.samples is 0"));
         Ok(())
     }

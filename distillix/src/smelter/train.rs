@@ -157,6 +157,8 @@ fn forbidden_differences(saved: &Config, now: &Config) -> Result<Vec<String>> {
     a.eval_batches = b.eval_batches;
     a.sample_every = b.sample_every;
     a.log_every = b.log_every;
+    // How data was made is no part of a run.
+    allowed.foundry = now.foundry.clone();
     allowed.differences(now)
 }
 

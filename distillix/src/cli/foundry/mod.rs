@@ -49,6 +49,16 @@ fn wrong(error: anyhow::Error) -> anyhow::Error {
 impl FoundryArgs {
     /// The foundry's config, teachers of the command line included.
     fn config(&self) -> Result<FoundryConfig> {
+        let mut config = self.config_of_file()?;
+        for spec in &self.teachers {
+            config.add_teacher(spec).context("--teacher").map_err(wrong)?;
+        }
+        config.validate().map_err(wrong)?;
+        Ok(config)
+    }
+
+    /// The same without them.
+    fn config_of_file(&self) -> Result<FoundryConfig> {
         let mut config = Config::default();
         if let Some(path) = &self.config {
             config = config.with_file(path).map_err(wrong)?;
@@ -62,9 +72,6 @@ impl FoundryArgs {
         }
         if let Some(path) = &self.key_file {
             config.defaults.key_file = Some(path.clone());
-        }
-        for spec in &self.teachers {
-            config.add_teacher(spec).context("--teacher").map_err(wrong)?;
         }
         Ok(config)
     }

@@ -1,8 +1,8 @@
 //! `distillix foundry teachers`.
 
-use super::{FoundryArgs, Output, block_on};
+use super::{FoundryArgs, Output, block_on, wrong};
 use crate::cli::WrongUse;
-use crate::foundry::config::{Price, TeacherConfig};
+use crate::foundry::config::{FoundryConfig, Price, TeacherConfig};
 use crate::foundry::teacher::{Failure, FailureKind, Message, Offer, Request, connect};
 use anyhow::Result;
 use serde::Serialize;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
   distillix foundry teachers --teacher openai:http://127.0.0.1:8091/v1
   distillix foundry teachers --teacher opencode:http://127.0.0.1:4096#local/smollm2
   distillix foundry teachers --config my.json --json")]
-pub(super) struct Args {
+pub(in crate::cli) struct Args {
     #[command(flatten)]
     foundry: FoundryArgs,
     /// Print a JSON line for each model on stdout.
@@ -42,19 +42,17 @@ struct Row<'a> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let config = args.foundry.config()?;
-    // Those of the command line may lack a model, which a config's may not.
-    let mut teachers = Vec::new();
-    for (own, spec) in config.teachers.iter().rev().zip(args.foundry.teachers.iter().rev()) {
-        debug_assert!(own.is_object());
-        teachers.insert(0, TeacherConfig::parse(spec, &config.defaults)?);
+    let config = args.foundry.config_of_file()?;
+    config.validate().map_err(wrong)?;
+    let mut teachers = config.resolved_teachers()?;
+    for spec in &args.foundry.teachers {
+        // Here a teacher may lack a model.
+        teachers.push(TeacherConfig::parse(spec, &config.defaults).map_err(wrong)?);
     }
-    let mut of_config = config.clone();
-    of_config.teachers.truncate(config.teachers.len() - teachers.len());
-    of_config.validate().map_err(super::wrong)?;
-    teachers.splice(0..0, of_config.resolved_teachers()?);
     if teachers.is_empty() {
-        return Err(WrongUse("name at least one --teacher, or a --config with foundry.teachers".into()).into());
+        return Err(
+            WrongUse("name at least one --teacher, or a --config with foundry.teachers".into()).into()
+        );
     }
     let output = Output { json: args.json };
     let mut all_well = true;
@@ -90,7 +88,7 @@ async fn show(
     if !config.model.is_empty() {
         let own = offers.iter().find(|offer| offer.model == config.model);
         let offer = own.cloned().unwrap_or_else(|| Offer { model: config.model.clone(), ..Offer::default() });
-        let mut sampling = crate::foundry::config::FoundryConfig::default().sampling(0);
+        let mut sampling = FoundryConfig::default().sampling(0);
         (sampling.max_tokens, sampling.temperature) = (16, 0.0);
         let request = Request { messages: vec![Message::user("Answer with the word yes.")], sampling };
         let begin = Instant::now();

@@ -117,7 +117,10 @@ impl FailureKind {
     pub fn is_outage(self) -> bool {
         matches!(
             self,
-            FailureKind::ServerError | FailureKind::Timeout | FailureKind::Connection | FailureKind::BadAnswer
+            FailureKind::ServerError
+                | FailureKind::Timeout
+                | FailureKind::Connection
+                | FailureKind::BadAnswer
         )
     }
 

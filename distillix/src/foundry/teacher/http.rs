@@ -42,7 +42,10 @@ pub fn base_url(text: &str) -> Result<Url> {
         url.scheme()
     );
     ensure!(
-        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none(),
+        url.username().is_empty()
+            && url.password().is_none()
+            && url.query().is_none()
+            && url.fragment().is_none(),
         "the address of {} has a user, password or query: credentials come from a variable or a file (key_env, key_file), never from an address",
         url.host_str().unwrap_or("a server")
     );
@@ -79,12 +82,18 @@ impl Http {
         if matches!(url.host_str(), Some("localhost" | "127.0.0.1" | "[::1]")) {
             client = client.no_proxy();
         }
-        let client = client.build().map_err(|error| anyhow!(chain(&error))).context("cannot prepare connections")?;
+        let client =
+            client.build().map_err(|error| anyhow!(chain(&error))).context("cannot prepare connections")?;
         Ok(Http { client, base: base.trim_end_matches('/').to_owned(), auth })
     }
 
     /// A small question that costs nothing: GET, POST or DELETE of `path`, and the JSON that comes back.
-    pub(super) async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    pub(super) async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Value, Failure> {
         let work = async {
             let response = self.send(method, path, body, "application/json").await?;
             self.json(response, SMALL).await
@@ -116,7 +125,8 @@ impl Http {
         if status.is_success() {
             return Ok(response);
         }
-        let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
+        let retry_after =
+            response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
         let message = if status.is_redirection() {
             "the server points to another address, which is not followed".to_owned()
         } else {
@@ -143,7 +153,8 @@ impl Http {
         if given.is_empty() || given.to_ascii_lowercase().contains(needed) {
             return Ok(());
         }
-        let message = format!("the answer is {given}, not {needed}: is {} the right address?", response.url().path());
+        let message =
+            format!("the answer is {given}, not {needed}: is {} the right address?", response.url().path());
         Err(Failure::new(FailureKind::BadAnswer, message))
     }
 
@@ -166,7 +177,8 @@ impl Http {
 
 /// A failure for an answer that exceeds `limit`.
 pub(super) fn too_large(limit: usize) -> Failure {
-    let message = format!("the answer has more than {limit} bytes, which no answer of the length asked for has");
+    let message =
+        format!("the answer has more than {limit} bytes, which no answer of the length asked for has");
     Failure::new(FailureKind::TooLarge, message)
 }
 

@@ -120,7 +120,8 @@ impl OpenAi {
 
     async fn streamed(&self, request: &Request) -> Result<Answer, Failure> {
         let body = self.body(request);
-        let mut response = self.http.send(Method::POST, self.path(), Some(&body), "text/event-stream").await?;
+        let mut response =
+            self.http.send(Method::POST, self.path(), Some(&body), "text/event-stream").await?;
         self.http.content_type(&response, "event-stream")?;
         let limit = Self::limit(request);
         let mut pieces = Pieces::default();
@@ -174,7 +175,11 @@ impl OpenAi {
     /// The error that a response of status 200 may hold.
     fn error_within(&self, value: &Value) -> Result<(), Failure> {
         let Some(error) = value.get("error").filter(|error| !error.is_null()) else { return Ok(()) };
-        let message = error.get("message").or(Some(error)).and_then(Value::as_str).unwrap_or("an error without a message");
+        let message = error
+            .get("message")
+            .or(Some(error))
+            .and_then(Value::as_str)
+            .unwrap_or("an error without a message");
         let message = format!("the server answered with an error: {}", self.http.blot(message));
         let code = error.get("code").or_else(|| error.get("status"));
         let status = code.and_then(|code| code.as_u64().or_else(|| code.as_str()?.parse().ok()));
@@ -182,8 +187,12 @@ impl OpenAi {
         let failure = match (status, kind) {
             (Some(status @ 400..600), _) => Failure::of_status(status as u16, &message),
             (_, kind) if kind.contains("rate_limit") => Failure::new(FailureKind::RateLimited, message),
-            (_, "invalid_request_error" | "context_length_exceeded") => Failure::new(FailureKind::Rejected, message),
-            (_, "authentication_error" | "insufficient_quota") => Failure::new(FailureKind::Unauthorized, message),
+            (_, "invalid_request_error" | "context_length_exceeded") => {
+                Failure::new(FailureKind::Rejected, message)
+            }
+            (_, "authentication_error" | "insufficient_quota") => {
+                Failure::new(FailureKind::Unauthorized, message)
+            }
             _ => Failure::new(FailureKind::ServerError, message),
         };
         // A server that took the request may have worked on it.
@@ -249,13 +258,16 @@ impl Teacher for OpenAi {
         Box::pin(async {
             let value = self.http.call(Method::GET, "/models", None).await?;
             let list = value.get("data").or_else(|| value.get("models")).and_then(Value::as_array);
-            let list = list.ok_or_else(|| Failure::new(FailureKind::BadAnswer, "the list of models has another form"))?;
+            let list = list
+                .ok_or_else(|| Failure::new(FailureKind::BadAnswer, "the list of models has another form"))?;
             Ok(list.iter().filter_map(offer).collect())
         })
     }
 
     fn ask<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Answer, Failure>> {
-        Box::pin(async move { if self.stream { self.streamed(request).await } else { self.whole(request).await } })
+        Box::pin(
+            async move { if self.stream { self.streamed(request).await } else { self.whole(request).await } },
+        )
     }
 }
 
@@ -278,7 +290,10 @@ fn offer(model: &Value) -> Option<Offer> {
 
 fn usage(value: &Value) -> Option<Usage> {
     let usage = value.get("usage").filter(|usage| usage.is_object())?;
-    Some(Usage { input: usage.get("prompt_tokens")?.as_u64()?, output: usage.get("completion_tokens")?.as_u64()? })
+    Some(Usage {
+        input: usage.get("prompt_tokens")?.as_u64()?,
+        output: usage.get("completion_tokens")?.as_u64()?,
+    })
 }
 
 fn finish(choice: &Value) -> Option<&str> {

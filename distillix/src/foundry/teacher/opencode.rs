@@ -61,17 +61,24 @@ impl OpenCode {
             let list = match self.http.call(Method::GET, "/agent", None).await {
                 Ok(list) => list,
                 // A server without that list still may have the agent.
-                Err(failure) if failure.kind == FailureKind::BadAnswer || failure.kind == FailureKind::NotFound => {
+                Err(failure)
+                    if failure.kind == FailureKind::BadAnswer || failure.kind == FailureKind::NotFound =>
+                {
                     return Ok(self.asked_agent.clone());
                 }
                 Err(failure) => return Err(failure),
             };
-            let names: Vec<&str> =
-                list.as_array().into_iter().flatten().filter_map(|agent| agent.get("name")?.as_str()).collect();
+            let names: Vec<&str> = list
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(|agent| agent.get("name")?.as_str())
+                .collect();
             match &self.asked_agent {
                 Some(asked) if names.contains(&asked.as_str()) => Ok(Some(asked.clone())),
                 Some(asked) => {
-                    let message = format!("there is no agent {asked:?} on the server, it has {}", names.join(", "));
+                    let message =
+                        format!("there is no agent {asked:?} on the server, it has {}", names.join(", "));
                     Err(Failure::new(FailureKind::NotFound, message).spent(Spent::Nothing))
                 }
                 None => Ok(names.contains(&AGENT).then(|| AGENT.to_owned())),
@@ -85,7 +92,8 @@ impl OpenCode {
         // Without a title the server asks the model for one.
         let created = self.http.call(Method::POST, "/session", Some(&json!({"title": "distillix"}))).await?;
         let id = created.get("id").and_then(Value::as_str).ok_or_else(|| {
-            Failure::new(FailureKind::BadAnswer, "the server made a session without an id").spent(Spent::Nothing)
+            Failure::new(FailureKind::BadAnswer, "the server made a session without an id")
+                .spent(Spent::Nothing)
         })?;
         let mut session = Session { teacher: self, id: id.to_owned(), answered: false };
         let (system, rest): (Vec<_>, Vec<_>) = request.messages.iter().partition(|m| m.role == "system");
@@ -115,7 +123,8 @@ impl OpenCode {
             return Err(Failure::new(FailureKind::BadAnswer, "the reply has no `info`"));
         };
         let tokens = |key: &str| info.get("tokens")?.get(key)?.as_u64();
-        let cache = |key: &str| info.pointer(&format!("/tokens/cache/{key}")).and_then(Value::as_u64).unwrap_or(0);
+        let cache =
+            |key: &str| info.pointer(&format!("/tokens/cache/{key}")).and_then(Value::as_u64).unwrap_or(0);
         let usage = tokens("input").zip(tokens("output")).map(|(input, output)| Usage {
             input: input + cache("read") + cache("write"),
             output: output + tokens("reasoning").unwrap_or(0),
@@ -145,7 +154,8 @@ impl OpenCode {
         let data = error.get("data").unwrap_or(error);
         let message = data.get("message").and_then(Value::as_str).unwrap_or("no message");
         let message = self.http.blot(&format!("{name}: {message}"));
-        let status = data.get("statusCode").and_then(Value::as_u64).filter(|status| (400..600).contains(status));
+        let status =
+            data.get("statusCode").and_then(Value::as_u64).filter(|status| (400..600).contains(status));
         let kind = match (name, status, data.get("isRetryable").and_then(Value::as_bool)) {
             ("ProviderAuthError", ..) => FailureKind::Unauthorized,
             ("ContextOverflowError", ..) => FailureKind::Rejected,
@@ -167,7 +177,8 @@ struct Session<'a> {
 impl Drop for Session<'_> {
     fn drop(&mut self) {
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (http, path, answered) = (self.teacher.http.clone(), format!("/session/{}", self.id), self.answered);
+        let (http, path, answered) =
+            (self.teacher.http.clone(), format!("/session/{}", self.id), self.answered);
         let tidy = async move {
             // What cannot be tidied stays on the server and harms nobody.
             if !answered {
@@ -187,18 +198,26 @@ impl Teacher for OpenCode {
             self.agent().await?;
             let value = self.http.call(Method::GET, "/provider", None).await?;
             let connected = value.get("connected").and_then(Value::as_array);
-            let is_connected = |id: &str| connected.is_none_or(|list| list.iter().any(|name| name.as_str() == Some(id)));
+            let is_connected =
+                |id: &str| connected.is_none_or(|list| list.iter().any(|name| name.as_str() == Some(id)));
             let list = value.get("all").and_then(Value::as_array);
-            let list = list.ok_or_else(|| Failure::new(FailureKind::BadAnswer, "the list of providers has another form"))?;
+            let list = list.ok_or_else(|| {
+                Failure::new(FailureKind::BadAnswer, "the list of providers has another form")
+            })?;
             let mut offers = Vec::new();
             for provider in list {
-                let Some(id) = provider.get("id").and_then(Value::as_str).filter(|id| is_connected(id)) else { continue };
+                let Some(id) = provider.get("id").and_then(Value::as_str).filter(|id| is_connected(id))
+                else {
+                    continue;
+                };
                 for (name, model) in provider.get("models").and_then(Value::as_object).into_iter().flatten() {
                     let cost = |key: &str| model.get("cost")?.get(key)?.as_f64().filter(|cost| *cost >= 0.0);
                     let limit = |key: &str| model.get("limit")?.get(key)?.as_u64().filter(|limit| *limit > 0);
                     offers.push(Offer {
                         model: format!("{id}/{name}"),
-                        price: cost("input").zip(cost("output")).map(|(input, output)| Price { input, output }),
+                        price: cost("input")
+                            .zip(cost("output"))
+                            .map(|(input, output)| Price { input, output }),
                         context: limit("context"),
                         output: limit("output"),
                     });
@@ -214,7 +233,8 @@ impl Teacher for OpenCode {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            let mut tidying = std::mem::take(&mut *self.tidying.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut tidying =
+                std::mem::take(&mut *self.tidying.lock().unwrap_or_else(PoisonError::into_inner));
             // A server that hangs is not waited for.
             let all = async { while tidying.join_next().await.is_some() {} };
             let _ = tokio::time::timeout(Duration::from_secs(5), all).await;

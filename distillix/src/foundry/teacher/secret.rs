@@ -22,9 +22,12 @@ impl Secret {
     pub fn of(config: &TeacherConfig, variable: Option<&str>) -> Result<Option<Secret>> {
         let text = if let Some(path) = &config.key_file {
             let path = path.display();
-            std::fs::read_to_string(path.to_string()).with_context(|| format!("cannot read the key in {path}"))?
+            std::fs::read_to_string(path.to_string())
+                .with_context(|| format!("cannot read the key in {path}"))?
         } else if let Some(name) = &config.key_env {
-            std::env::var(name).with_context(|| format!("the key of {} should be in the environment variable {name}", config.name()))?
+            std::env::var(name).with_context(|| {
+                format!("the key of {} should be in the environment variable {name}", config.name())
+            })?
         } else {
             match variable.and_then(|name| std::env::var(name).ok()) {
                 Some(text) => text,
