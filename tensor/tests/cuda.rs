@@ -1,12 +1,16 @@
 //! The core of the CUDA backend: memory, copies, products, capture. Operations are checked with those of the CPU.
 
+use std::sync::{Mutex, MutexGuard};
 use tensor::cuda::{Cuda, Mat};
 use tensor::{DType, Device, Error, Stream, Tensor};
 
-/// The first GPU, or `None` where there is none; with `DISTILLIX_REQUIRE_CUDA=1` that is a failure.
-fn gpu() -> Option<Cuda> {
+/// Tests share one device, and some count or bound what it does.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The first GPU and the right to use it, or `None` where there is none; with `DISTILLIX_REQUIRE_CUDA=1` that is a failure.
+fn gpu() -> Option<(Cuda, MutexGuard<'static, ()>)> {
     match Device::cuda(0) {
-        Ok(Device::Cuda(gpu)) => Some(gpu),
+        Ok(Device::Cuda(gpu)) => Some((gpu, ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner()))),
         Ok(other) => panic!("opened {other}"),
         Err(error) => {
             assert!(std::env::var("DISTILLIX_REQUIRE_CUDA").is_err(), "{error}");
@@ -28,7 +32,7 @@ fn error(a: &Tensor, b: &Tensor) -> f64 {
 
 #[test]
 fn copies_come_back() {
-    let Some(gpu) = gpu() else { return };
+    let Some((gpu, _turn)) = gpu() else { return };
     let device = Device::Cuda(gpu);
     // More than the ring of pinned buffers holds.
     for n in [1, 1023, 9 << 20] {
@@ -45,7 +49,7 @@ fn copies_come_back() {
 
 #[test]
 fn products_equal_the_cpus() {
-    let Some(gpu) = gpu() else { return };
+    let Some((gpu, _turn)) = gpu() else { return };
     let device = Device::Cuda(gpu);
     for (i, [m, k, n]) in [[1, 1, 1], [5, 97, 3], [64, 64, 64], [257, 129, 31], [33, 512, 1000]].into_iter().enumerate() {
         let (a, b) = (normal(&[m, k], i as u64), normal(&[k, n], 100 + i as u64));
@@ -67,7 +71,7 @@ fn products_equal_the_cpus() {
 
 #[test]
 fn a_batch_of_products_equals_the_cpus() {
-    let Some(gpu) = gpu() else { return };
+    let Some((gpu, _turn)) = gpu() else { return };
     let device = Device::Cuda(gpu);
     let (a, b) = (normal(&[3, 17, 40], 1), normal(&[3, 40, 9], 2));
     let want = a.matmul(&b).expect("they fit");
@@ -85,7 +89,7 @@ fn a_batch_of_products_equals_the_cpus() {
 
 #[test]
 fn bf16_products_repeat_bit_by_bit_and_keep_their_choice() {
-    let Some(gpu) = gpu() else { return };
+    let Some((gpu, _turn)) = gpu() else { return };
     let device = Device::Cuda(gpu);
     let bits = |x: &Tensor| {
         let x: Vec<tensor::half::bf16> = x.to_vec::<f32>().expect("f32").into_iter().map(tensor::half::bf16::from_f32).collect();
@@ -107,7 +111,7 @@ fn bf16_products_repeat_bit_by_bit_and_keep_their_choice() {
 
 #[test]
 fn a_captured_step_is_replayed_on_new_values() {
-    let Some(gpu) = gpu() else { return };
+    let Some((gpu, _turn)) = gpu() else { return };
     let device = Device::Cuda(gpu);
     let arena = gpu.arena();
     let mut x = normal(&[64, 64], 1).to_device(&device).expect("it fits");
@@ -133,7 +137,7 @@ fn a_captured_step_is_replayed_on_new_values() {
 
 #[test]
 fn memory_has_a_limit_and_is_given_back() {
-    let Some(gpu) = gpu() else { return };
+    let Some((gpu, _turn)) = gpu() else { return };
     let device = Device::Cuda(gpu);
     let before = gpu.memory_stats();
     gpu.set_memory_limit(Some(before.reserved + (64 << 20)));
