@@ -3,7 +3,10 @@
 //! * [`record`] is the one form in which data travels: a JSON line, or a row of Parquet.
 //! * [`language`], [`detect`] and [`syntax`] know programming languages.
 
+pub mod clean;
 pub mod detect;
 pub mod language;
+pub mod markdown;
 pub mod record;
 pub mod syntax;
+pub mod tokens;
