@@ -40,11 +40,14 @@ impl Stage for Truncated {
     }
 }
 
-/// True if the only thing wrong with a text is its end.
+/// True if the text stops within something that the grammar wants finished.
 fn breaks_off(syntax: &Syntax, text: &str) -> bool {
     let end = text.trim_end().len();
-    let [error] = syntax.errors.as_slice() else { return false };
-    error.end >= end
+    syntax.errors.iter().any(|error| {
+        let wrong = text[error.clone()].trim_end();
+        let opens = |mark: &&str| wrong.ends_with(*mark) && !text[error.end..].contains(*mark);
+        error.end >= end || ["\"\"\"", "'''", "`"].iter().any(opens)
+    })
 }
 
 fn elision(syntax: &Syntax, text: &str) -> Option<String> {
