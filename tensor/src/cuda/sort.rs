@@ -30,29 +30,36 @@ pub(crate) fn rows(
     let launch = launch.value(rows as u64).value(n as u64).value(width as u64).value(u32::from(descending));
     // SAFETY: `x` holds `rows` rows of `n` elements, the keys as many rows of `width`.
     unsafe { launch.run(Grid::strided(gpu, rows * width)) }?;
-    if !select {
+    if select {
+        (keys, width) = select_keys(gpu, keys, rows, k)?;
+    } else {
         sort_keys(gpu, &mut keys, width)?;
-    }
-    while select {
-        chunks(gpu, &mut keys, CHUNK, CHUNK, [2, CHUNK])?;
-        let count = width / CHUNK;
-        if count == 1 {
-            break;
-        }
-        let next = (count * k).next_multiple_of(CHUNK);
-        let mut best = Tensor::empty(&[rows, next], DType::I64, &x.device())?;
-        let mut launch = gpu.entry("sort", "sort_compact").read(&keys)?.write(&mut best)?;
-        for n in [rows, count, CHUNK, k, next] {
-            launch = launch.value(n as u64);
-        }
-        // SAFETY: the keys hold `rows` rows of `count` chunks, the result as many rows of `next` keys.
-        unsafe { launch.run(Grid::strided(gpu, rows * next)) }?;
-        (keys, width) = (best, next);
     }
     let launch = gpu.kernel("sort", "sort_take", x.dtype())?.read(&keys)?.read(x)?.write(values)?;
     let launch = launch.write(positions)?.value(rows as u64).value(n as u64);
     // SAFETY: the keys of each row hold positions below `n`, and `k` of them are taken.
     unsafe { launch.value(k as u64).value(width as u64).run(Grid::strided(gpu, rows * k)) }
+}
+
+/// The first `k` keys in order of each of so many rows of whole chunks, in longer rows of the length returned.
+fn select_keys(gpu: Cuda, mut keys: Tensor, rows: usize, k: usize) -> Result<(Tensor, usize)> {
+    loop {
+        let count = keys.numel() / rows / CHUNK;
+        chunks(gpu, &mut keys, CHUNK, CHUNK, [2, CHUNK])?;
+        if count == 1 {
+            return Ok((keys, CHUNK));
+        }
+        // Each chunk's first ones, side by side: at most a quarter is left.
+        let width = (count * k).next_multiple_of(CHUNK);
+        let mut best = Tensor::empty(&[rows, width], DType::I64, &keys.device())?;
+        let mut launch = gpu.entry("sort", "sort_compact").read(&keys)?.write(&mut best)?;
+        for n in [rows, count, CHUNK, k, width] {
+            launch = launch.value(n as u64);
+        }
+        // SAFETY: the keys hold `rows` rows of `count` chunks, the result as many rows of `width` keys.
+        unsafe { launch.run(Grid::strided(gpu, rows * width)) }?;
+        keys = best;
+    }
 }
 
 /// Keys of a row that [`sort_keys`] can sort: a power of two.
