@@ -22,7 +22,7 @@ struct Term {
     float weight, temperature, parameter;
 };
 
-#define MAX_TERMS 8
+#define MAX_TERMS 7
 struct Terms {
     Term term[MAX_TERMS];
     u32 count;
