@@ -204,8 +204,8 @@ template <class T> struct Targets {
 // It is row first + blockIdx.x of all; its unweighted loss of term t goes to losses[t][that].
 template <class T, bool TEACHER>
 __device__ __forceinline__ void head_loss(
-    T* logits, const Targets<T> targets, const float* denominator, float* losses, u32 vocab, u32 stride,
-    u32 first, u32 all, float cap, u32 gradient, const Terms& terms) {
+    T* logits, const Targets<T> targets, float* losses, u32 vocab, u32 stride, u32 first, u32 all, float cap,
+    u32 gradient, float denominator, const Terms& terms) {
     const u32 N = Pack<T>::N;
     __shared__ Slope slopes[MAX_TERMS];
     __shared__ float scratch[32];
@@ -236,7 +236,7 @@ __device__ __forceinline__ void head_loss(
     for (u32 t = 0; t < terms.count; t++) {
         const Term term = terms.term[t];
         Slope s = {term.kind, 1.f / term.temperature, 0.f, 0.f, term.parameter, 0.f, 0.f, 0.f, 0.f};
-        float weight = term.weight / *denominator, loss;
+        float weight = term.weight / denominator, loss;
         if (TEACHER && term.kind == ULD) {
             loss = uld_loss(row, term, weight, signs, targets.sign_losses[index], s, scratch);
         } else if (TEACHER && is_divergence(term.kind)) {
