@@ -57,6 +57,20 @@ template <class T> __device__ __forceinline__ void store_pack(T* p, u64 i, u64 n
         if (i + k < n) p[i + k] = from_float<T>(x[k]);
 }
 
+// Values i.. of the n floats at p; zeros beyond. `wide` says that p + i is a multiple of 16 bytes.
+template <u32 N> __device__ __forceinline__ void load_floats(const float* p, u64 i, u64 n, bool wide, float (&v)[N]) {
+    if (wide && i + N <= n) {
+#pragma unroll
+        for (u32 k = 0; k < N; k += 4) {
+            float4 four = *(const float4*)(p + i + k);
+            v[k] = four.x, v[k + 1] = four.y, v[k + 2] = four.z, v[k + 3] = four.w;
+        }
+        return;
+    }
+#pragma unroll
+    for (u32 k = 0; k < N; k++) v[k] = i + k < n ? p[i + k] : 0.f;
+}
+
 // Functions whose error bf16 hides take the fast form; f32 takes the exact one.
 template <class T> struct Math {
     static __device__ __forceinline__ float exp(float x) {

@@ -1,18 +1,6 @@
 // y = x / sqrt(mean(x²) + eps) · w over rows of h, and its gradient. A row belongs to 8, 16 or 32 lanes of a warp or to
 // the whole block of 256; each lane keeps its first packs in registers and reads the rest again.
-#include "pack.cuh"
-
-#define THREADS 256
-
-template <u32 LANES> __device__ __forceinline__ float lanes_sum(float x, float* scratch) {
-    if constexpr (LANES == THREADS) {
-        return block_sum(x, scratch);
-    } else {
-#pragma unroll
-        for (u32 lane = LANES / 2; lane > 0; lane >>= 1) x += __shfl_xor_sync(FULL_MASK, x, lane);
-        return x;
-    }
-}
+#include "lanes.cuh"
 
 template <class T> __device__ __forceinline__ float square_sum(const Pack<T>& x) {
     float sum = 0.f;
@@ -24,8 +12,9 @@ template <class T> __device__ __forceinline__ float square_sum(const Pack<T>& x)
 template <class T>
 __device__ __forceinline__ void write_normed(const Pack<T>& x, float r, const float* w, T* y, u32 i, u32 h, bool wide) {
     float v[Pack<T>::N];
+    load_floats(w, i, h, wide, v);
 #pragma unroll
-    for (u32 k = 0; k < Pack<T>::N; k++) v[k] = x[k] * r * (i + k < h ? w[i + k] : 0.f);
+    for (u32 k = 0; k < Pack<T>::N; k++) v[k] *= x[k] * r;
     store_pack(y, i, h, wide, v);
 }
 
@@ -33,9 +22,9 @@ template <class T, u32 LANES, u32 KEPT>
 __device__ __forceinline__ void forward(const T* x, const float* w, T* y, float* inverse, u32 rows, u32 h, float eps) {
     const u32 N = Pack<T>::N;
     __shared__ float scratch[32];
-    u64 row = (u64)blockIdx.x * (THREADS / LANES) + threadIdx.x / LANES;
+    u64 row = (u64)blockIdx.x * (BLOCK / LANES) + threadIdx.x / LANES;
     u32 lane = threadIdx.x % LANES;
-    bool wide = h % N == 0 && aligned(x) && aligned(y), live = row < rows;
+    bool wide = h % N == 0 && aligned(x) && aligned(w) && aligned(y), live = row < rows;
     u32 width = live ? h : 0;
     x += row * h, y += row * h;
     Pack<T> kept[KEPT];
@@ -67,38 +56,47 @@ __device__ __forceinline__ void forward_lanes(
     switch (lanes) {
     case 8: return forward<T, 8, 1>(x, w, y, inverse, rows, h, eps);
     case 16: return forward<T, 16, 1>(x, w, y, inverse, rows, h, eps);
-    case 32: return forward<T, 32, 4>(x, w, y, inverse, rows, h, eps);
-    default: return forward<T, THREADS, 4>(x, w, y, inverse, rows, h, eps);
+    case 32: return forward<T, 32, 3>(x, w, y, inverse, rows, h, eps);
+    default: return forward<T, BLOCK, 4>(x, w, y, inverse, rows, h, eps);
     }
 }
 
-// Gradient of one pack: `dx = r·(g - n·mean)` with n = x·r, g = dy·w.
+// Gradient of one pack: `dx = r·(g - n·mean)` with n = x·r, g = dy·w; `other` is added if there is one.
 template <class T>
 __device__ __forceinline__ void write_gradient(
-    const Pack<T>& x, const Pack<T>& dy, float r, float mean, const float* w, T* dx, u32 i, u32 h, bool wide) {
+    const Pack<T>& x, const Pack<T>& dy, float r, float mean, const float* w, const T* other, T* dx, u32 i, u32 h,
+    bool wide) {
     float v[Pack<T>::N];
+    load_floats(w, i, h, wide, v);
 #pragma unroll
-    for (u32 k = 0; k < Pack<T>::N; k++) v[k] = r * (dy[k] * (i + k < h ? w[i + k] : 0.f) - x[k] * r * mean);
+    for (u32 k = 0; k < Pack<T>::N; k++) v[k] = r * (dy[k] * v[k] - x[k] * r * mean);
+    if (other) {
+        Pack<T> more = load_pack(other, i, h, wide);
+#pragma unroll
+        for (u32 k = 0; k < Pack<T>::N; k++) v[k] += more[k];
+    }
     store_pack(dx, i, h, wide, v);
 }
 
 template <class T>
-__device__ __forceinline__ float product_sum(const Pack<T>& x, const Pack<T>& dy, const float* w, u32 i, u32 h) {
-    float sum = 0.f;
+__device__ __forceinline__ float product_sum(
+    const Pack<T>& x, const Pack<T>& dy, const float* w, u32 i, u32 h, bool wide) {
+    float sum = 0.f, g[Pack<T>::N];
+    load_floats(w, i, h, wide, g);
 #pragma unroll
-    for (u32 k = 0; k < Pack<T>::N; k++) sum += dy[k] * (i + k < h ? w[i + k] : 0.f) * x[k];
+    for (u32 k = 0; k < Pack<T>::N; k++) sum += dy[k] * g[k] * x[k];
     return sum;
 }
 
-// Blocks walk over the rows; each leaves its part of dw in its row of `partial` [blocks, h].
+// dx is the gradient, plus `other` if there is one. Blocks walk over the rows; each leaves its part of dw in its row of `partial` [blocks, h].
 template <class T, u32 LANES, u32 KEPT>
 __device__ __forceinline__ void backward(
-    const T* x, const float* w, const float* inverse, const T* dy, T* dx, float* partial, u32 rows, u32 h) {
-    const u32 N = Pack<T>::N, GROUPS = THREADS / LANES;
+    const T* x, const float* w, const float* inverse, const T* dy, const T* other, T* dx, float* partial, u32 rows, u32 h) {
+    const u32 N = Pack<T>::N, GROUPS = BLOCK / LANES;
     __shared__ float scratch[32];
-    __shared__ float part[LANES == THREADS ? 1 : KEPT * LANES * N];
+    __shared__ float part[LANES == BLOCK ? 1 : KEPT * LANES * N];
     u32 lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
-    bool wide = h % N == 0 && aligned(x) && aligned(dy) && aligned(dx);
+    bool wide = h % N == 0 && aligned(x) && aligned(w) && aligned(dy) && aligned(other) && aligned(dx);
     partial += (u64)blockIdx.x * h;
     float dw[KEPT][N];
 #pragma unroll
@@ -109,6 +107,8 @@ __device__ __forceinline__ void backward(
     for (u64 base = (u64)blockIdx.x * GROUPS; base < rows; base += (u64)gridDim.x * GROUPS) {
         u64 row = base + group;
         u32 width = row < rows ? h : 0;
+        // The gain is read again each time: kept in registers it would push out what is used more.
+        asm volatile("" : "+l"(w));
         const T *xr = x + row * h, *dyr = dy + row * h;
         float r = row < rows ? inverse[row] : 0.f, sum = 0.f;
         Pack<T> kx[KEPT], kdy[KEPT];
@@ -120,73 +120,52 @@ __device__ __forceinline__ void backward(
 #pragma unroll
         for (u32 j = 0; j < KEPT; j++) {
             u32 i = (j * LANES + lane) * N;
-            if (i < width) sum += product_sum(kx[j], kdy[j], w, i, width);
+            if (i < width) sum += product_sum(kx[j], kdy[j], w, i, width, wide);
         }
         for (u32 i = (KEPT * LANES + lane) * N; i < width; i += LANES * N)
-            sum += product_sum(load_pack(xr, i, width, wide), load_pack(dyr, i, width, wide), w, i, width);
+            sum += product_sum(load_pack(xr, i, width, wide), load_pack(dyr, i, width, wide), w, i, width, wide);
         float mean = lanes_sum<LANES>(sum, scratch) * r / (float)h;
+        asm volatile("" : "+l"(w));
 #pragma unroll
         for (u32 j = 0; j < KEPT; j++) {
             u32 i = (j * LANES + lane) * N;
             if (i >= width) continue;
 #pragma unroll
             for (u32 k = 0; k < N; k++) dw[j][k] += kdy[j][k] * (kx[j][k] * r);
-            write_gradient(kx[j], kdy[j], r, mean, w, dx + row * h, i, width, wide);
+            write_gradient(kx[j], kdy[j], r, mean, w, other ? other + row * h : other, dx + row * h, i, width, wide);
         }
         for (u32 i = (KEPT * LANES + lane) * N; i < width; i += LANES * N) {
             Pack<T> xi = load_pack(xr, i, width, wide), dyi = load_pack(dyr, i, width, wide);
 #pragma unroll
             for (u32 k = 0; k < N; k++)
                 if (i + k < h) partial[i + k] = (first ? 0.f : partial[i + k]) + dyi[k] * (xi[k] * r);
-            write_gradient(xi, dyi, r, mean, w, dx + row * h, i, width, wide);
+            write_gradient(xi, dyi, r, mean, w, other ? other + row * h : other, dx + row * h, i, width, wide);
         }
         first = false;
     }
-    if constexpr (LANES == THREADS) {
-#pragma unroll
-        for (u32 j = 0; j < KEPT; j++)
-#pragma unroll
-            for (u32 k = 0; k < N; k++) {
-                u32 i = (j * LANES + lane) * N + k;
-                if (i < h) partial[i] = dw[j][k];
-            }
-    } else {
-        for (u32 turn = 0; turn < GROUPS; turn++) {
-            if (group == turn) {
-#pragma unroll
-                for (u32 j = 0; j < KEPT; j++)
-#pragma unroll
-                    for (u32 k = 0; k < N; k++) {
-                        u32 i = (j * LANES + lane) * N + k;
-                        part[i] = turn == 0 ? dw[j][k] : part[i] + dw[j][k];
-                    }
-            }
-            __syncthreads();
-        }
-        for (u32 i = threadIdx.x; i < h; i += THREADS) partial[i] = part[i];
-    }
+    write_columns<LANES>(dw, part, partial, h);
 }
 
 template <class T>
 __device__ __forceinline__ void backward_lanes(
-    const T* x, const float* w, const float* inverse, const T* dy, T* dx, float* partial, u32 rows, u32 h, u32 lanes) {
+    const T* x, const float* w, const float* inverse, const T* dy, const T* other, T* dx, float* partial, u32 rows, u32 h, u32 lanes) {
     switch (lanes) {
-    case 8: return backward<T, 8, 1>(x, w, inverse, dy, dx, partial, rows, h);
-    case 16: return backward<T, 16, 1>(x, w, inverse, dy, dx, partial, rows, h);
-    case 32: return backward<T, 32, 4>(x, w, inverse, dy, dx, partial, rows, h);
-    default: return backward<T, THREADS, 4>(x, w, inverse, dy, dx, partial, rows, h);
+    case 8: return backward<T, 8, 1>(x, w, inverse, dy, other, dx, partial, rows, h);
+    case 16: return backward<T, 16, 1>(x, w, inverse, dy, other, dx, partial, rows, h);
+    case 32: return backward<T, 32, 3>(x, w, inverse, dy, other, dx, partial, rows, h);
+    default: return backward<T, BLOCK, 3>(x, w, inverse, dy, other, dx, partial, rows, h);
     }
 }
 
 #define ENTRIES(T, SUFFIX)                                                                                             \
-    extern "C" __global__ void __launch_bounds__(THREADS) rms_norm_forward_##SUFFIX(                                   \
+    extern "C" __global__ void __launch_bounds__(BLOCK) rms_norm_forward_##SUFFIX(                                   \
         const T* x, const float* w, T* y, float* inverse, u32 rows, u32 h, u32 lanes, float eps) {                     \
         forward_lanes(x, w, y, inverse, rows, h, lanes, eps);                                                          \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS) rms_norm_backward_##SUFFIX(                                  \
-        const T* x, const float* w, const float* inverse, const T* dy, T* dx, float* partial, u32 rows, u32 h,         \
+    extern "C" __global__ void __launch_bounds__(BLOCK) rms_norm_backward_##SUFFIX(                                  \
+        const T* x, const float* w, const float* inverse, const T* dy, const T* other, T* dx, float* partial, u32 rows, u32 h,         \
         u32 lanes) {                                                                                                   \
-        backward_lanes(x, w, inverse, dy, dx, partial, rows, h, lanes);                                                \
+        backward_lanes(x, w, inverse, dy, other, dx, partial, rows, h, lanes);                                                \
     }
 ENTRIES(float, f32)
 ENTRIES(bf16, bf16)

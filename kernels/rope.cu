@@ -6,21 +6,21 @@ __device__ __forceinline__ void rotate(
     const T* x, const float* cosines, const float* sines, T* y, u32 rows, u32 t, u32 heads, u32 d, float direction) {
     const u32 N = Pack<T>::N;
     u32 half = d / 2, packs = (half + N - 1) / N;
-    bool wide = half % N == 0 && aligned(x) && aligned(y);
+    bool wide = half % N == 0 && aligned(x) && aligned(y) && aligned(cosines) && aligned(sines);
     // The caller sees to it that this fits: 2^32 packs are 2^35 elements.
     u32 count = rows * heads * packs;
     for (u64 index = thread_index(); index < count; index += thread_count()) {
         u32 head = (u32)index / packs, i = ((u32)index - head * packs) * N;
-        u64 angle = (u64)(head / heads % t) * half + i, start = (u64)head * d;
+        u64 angle = (u64)(head / heads % t) * half, start = (u64)head * d;
         const T* from = x + start;
         Pack<T> a = load_pack(from, i, half, wide), b = load_pack(from + half, i, half, wide);
-        float u[N], v[N];
+        float c[N], s[N], u[N], v[N];
+        load_floats(cosines + angle, i, half, wide, c);
+        load_floats(sines + angle, i, half, wide, s);
 #pragma unroll
         for (u32 k = 0; k < N; k++) {
-            float c = i + k < half ? cosines[angle + k] : 0.f;
-            float s = direction * (i + k < half ? sines[angle + k] : 0.f);
-            u[k] = a[k] * c - b[k] * s;
-            v[k] = b[k] * c + a[k] * s;
+            u[k] = a[k] * c[k] - b[k] * (direction * s[k]);
+            v[k] = b[k] * c[k] + a[k] * (direction * s[k]);
         }
         store_pack(y + start, i, half, wide, u);
         store_pack(y + start + half, i, half, wide, v);

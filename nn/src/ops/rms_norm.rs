@@ -155,7 +155,7 @@ fn lanes(h: usize, dtype: DType) -> usize {
     match packs(h, dtype) {
         0..=8 => 8,
         9..=16 => 16,
-        17..=128 => 32,
+        17..=96 => 32,
         _ => THREADS,
     }
 }
@@ -188,7 +188,14 @@ fn backward_cuda(gpu: Cuda, saved: &Saved, dy: &Tensor, sinks: &mut [Option<Grad
     let mut partial = Tensor::empty(&[blocks, h], DType::F32, &device)?;
     let mut dx = Tensor::empty(x.dims(), x.dtype(), &device)?;
     let launch = gpu.kernel("rms_norm", "rms_norm_backward", x.dtype())?;
-    let launch = launch.read(x)?.read(w)?.read(inverse_rms)?.read(dy)?.write(&mut dx)?.write(&mut partial)?;
+    let launch = launch
+        .read(x)?
+        .read(w)?
+        .read(inverse_rms)?
+        .read(dy)?
+        .read_optional(None)?
+        .write(&mut dx)?
+        .write(&mut partial)?;
     let launch = launch.value(count(OP, rows)?).value(count(OP, h)?).value(lanes as u32);
     // SAFETY: these are the arguments of rms_norm_backward; it reads and writes rows·h elements, and each block its row of
     // `partial`.
