@@ -230,3 +230,12 @@ extern "C" __global__ __launch_bounds__(256) void quantize_codes(const float* w,
     __syncthreads();
     if (threadIdx.x < 3) atomicAdd(&counts[blockIdx.y * 3 + threadIdx.x], block_counts[threadIdx.x]);
 }
+
+// A row a matrix: the bits of γ, then its three counts; rows `first` and after.
+extern "C" __global__ void quantize_report(const float* gamma, const u32* counts, u32* rows, u32 first, u32 matrices) {
+    u32 i = (u32)thread_index();
+    if (i >= matrices) return;
+    rows += 4 * (first + i);
+    rows[0] = __float_as_uint(gamma[i]);
+    for (u32 j = 0; j < 3; j++) rows[1 + j] = counts[3 * i + j];
+}

@@ -13,6 +13,7 @@ mod launch;
 mod library;
 mod module;
 mod profile;
+mod tensor_map;
 mod transfer;
 
 pub(crate) use arena::CudaBuffer;
@@ -21,6 +22,7 @@ pub use blas::{BlasChoice, Mat};
 pub use graph::Graph;
 pub use launch::{Grid, Launch};
 pub use profile::Timed;
+pub use tensor_map::TensorMap;
 pub use transfer::Pending;
 
 use crate::{Error, Result};
