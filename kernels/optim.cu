@@ -9,7 +9,7 @@ struct State {
     double norm;
     // Place of the first gradient that is not finite, counted over all of them; the greatest number if there is none.
     u64 bad;
-    // Factor that clips the gradients.
+    // Factor of the gradients: their scale, and what clips them.
     float clip;
     // Whether this step changes nothing.
     u32 skip;
@@ -56,8 +56,9 @@ extern "C" __global__ __launch_bounds__(256) void optim_squares(const float* gra
     if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-// Joins the sums; decides. `loss` may be null. One thread block.
-extern "C" __global__ __launch_bounds__(256) void optim_decide(const double* sums, const float* factor, const float* loss,
+// Joins the sums; decides. `factors`: of the learning rates, and of the gradients before all else. `loss` may be null. One
+// thread block.
+extern "C" __global__ __launch_bounds__(256) void optim_decide(const double* sums, const float* factors, const float* loss,
                                                               State* state, u32 count, double limit, double beta1,
                                                               double beta2) {
     __shared__ double scratch[32];
@@ -65,12 +66,12 @@ extern "C" __global__ __launch_bounds__(256) void optim_decide(const double* sum
     for (u32 i = threadIdx.x; i < count; i += blockDim.x) total += sums[i];
     total = block_sum_f64(total, scratch);
     if (threadIdx.x != 0) return;
-    double norm = sqrt(total);
+    double norm = sqrt(total) * factors[1];
     bool fine = state->bad == NOWHERE && (!loss || fabsf(*loss) < INFINITY_F);
     u64 updates = state->updates + fine;
-    state->factor = (double)*factor;
+    state->factor = (double)factors[0];
     state->norm = norm;
-    state->clip = limit > 0. && norm > limit ? (float)(limit / norm) : 1.f;
+    state->clip = (limit > 0. && norm > limit ? (float)(limit / norm) : 1.f) * factors[1];
     state->skip = !fine;
     state->updates = updates;
     state->correct_m = 1. / (1. - pow(beta1, (double)updates));

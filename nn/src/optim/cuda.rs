@@ -1,7 +1,7 @@
 //! Optimizers on a GPU, in kernels `optim`: what a step decides stays in device memory, and what follows reads it there, so
 //! that nothing waits and a captured step can be replayed. Neighbours in memory share their launches.
 
-use super::newton_schulz::{COEFFICIENTS, STEPS};
+use super::newton_schulz::COEFFICIENTS;
 use super::{AdamW, AdamWState, GradNorm, Muon, Outcome, Skipped};
 use crate::params::Params;
 use autograd::Gradients;
@@ -57,13 +57,12 @@ pub(super) fn outcome(words: &[u32], params: &Params) -> Result<Outcome> {
     if words.len() != WORDS {
         return Err(Error::shape("optimizer", format!("{} words of state, expected {WORDS}", words.len())));
     }
-    let (norm, bad, clip, skip) =
-        (f64_at(words, 6), u64_at(words, 8), f32::from_bits(words[10]), words[11] != 0);
+    let (norm, bad, skip) = (f64_at(words, 6), u64_at(words, 8), words[11] != 0);
     let skipped = skip.then(|| match params.name_at(bad) {
         Some(name) => Skipped::Gradient(name.to_owned()),
         None => Skipped::Loss,
     });
-    Ok(Outcome { norm, clip, skipped })
+    Ok(Outcome { norm, skipped })
 }
 
 impl Decided {
@@ -101,12 +100,12 @@ impl Decided {
     }
 
     /// Norm of all gradients, the factor that clips it to `limit` (0: none), and whether loss and gradients are finite.
-    /// `factor` is that of the learning rates, f32 `[1]`.
+    /// `factors`, f32 `[2]`: that of the learning rates, and that of the gradients, which comes before all else.
     pub fn decide(
         &mut self,
         params: &Params,
         grads: &Gradients,
-        factor: &Tensor,
+        factors: &Tensor,
         loss: Option<&Tensor>,
         limit: f64,
         betas: [f64; 2],
@@ -143,7 +142,7 @@ impl Decided {
             // borrowed, and there is a sum a thread block.
             unsafe { launch.run(Grid::blocks(blocks(elements), 256)) }?;
         }
-        let launch = gpu.entry("optim", "optim_decide").read_optional(sums.first())?.read(factor)?;
+        let launch = gpu.entry("optim", "optim_decide").read_optional(sums.first())?.read(factors)?;
         let launch = launch.read_optional(loss)?.write(&mut self.state)?.value(total as u32);
         let launch = launch.value(limit).value(betas[0]).value(betas[1]);
         // SAFETY: the arguments are those of the kernel; the parts of the sums lie one after another.
@@ -191,8 +190,8 @@ impl Decided {
 /// As `clip::grad_norm`.
 pub(super) fn grad_norm(gpu: Cuda, params: &Params, grads: &Gradients) -> Result<GradNorm> {
     let mut decided = Decided::new(gpu)?;
-    let factor = Tensor::from_slice(&[1f32], &[1], &Device::Cuda(gpu))?;
-    decided.decide(params, grads, &factor, None, 0.0, [0.0; 2])?;
+    let factors = Tensor::from_slice(&[1f32; 2], &[2], &Device::Cuda(gpu))?;
+    decided.decide(params, grads, &factors, None, 0.0, [0.0; 2])?;
     let Outcome { norm, skipped, .. } = outcome(&decided.read_later()?.get::<u32>()?, params)?;
     let non_finite = match skipped {
         Some(Skipped::Gradient(name)) => Some(name),
@@ -239,7 +238,7 @@ fn orthogonalized(gpu: Cuda, mut x: Tensor) -> Result<Tensor> {
     let (mut gram, mut factor) = (empty(&[matrices, n, n])?, empty(&[matrices, n, n])?);
     let mut next = empty(&[matrices, rows, cols])?;
     let [a, b, c] = COEFFICIENTS;
-    for _ in 0..STEPS {
+    for _ in 0..5 {
         let view = Mat::view(&x)?;
         let [left, right] = if tall { [view.t(), view] } else { [view, view.t()] };
         gpu.matmul(1.0, left, right, 0.0, &mut gram)?;

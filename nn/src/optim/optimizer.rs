@@ -2,7 +2,7 @@
 
 use super::cuda::{AdamWRun, Decided, MuonRun};
 use super::outcome::{Outcome, PendingOutcome, Skipped, Source};
-use super::{AdamW, AdamWState, Muon, MuonState, grad_norm};
+use super::{AdamW, AdamWState, GradNorm, Muon, MuonState, grad_norm};
 use crate::params::{Param, Params, Role};
 use crate::ternary::refresh_all;
 use autograd::Gradients;
@@ -45,6 +45,7 @@ pub struct Optimizer {
     steps: u64,
     /// Of [`Optimizer::update`].
     factor: f64,
+    grad_scale: f32,
     outcome: Outcome,
     on_gpu: Option<OnGpu>,
 }
@@ -53,8 +54,8 @@ pub struct Optimizer {
 #[derive(Debug)]
 struct OnGpu {
     decided: Decided,
-    /// Of the learning rates, f32 `[1]`.
-    factor: Tensor,
+    /// Of the learning rates and of the gradients, f32 `[2]`.
+    factors: Tensor,
     /// Type of Newton–Schulz.
     dtype: DType,
 }
@@ -81,13 +82,13 @@ impl Optimizer {
         let on_gpu = match &device {
             Some(Device::Cuda(gpu)) => Some(OnGpu {
                 decided: Decided::new(*gpu)?,
-                factor: Tensor::from_slice(&[1f32], &[1], &Device::Cuda(*gpu))?,
+                factors: Tensor::from_slice(&[1f32; 2], &[2], &Device::Cuda(*gpu))?,
                 dtype: DType::F32,
             }),
             _ => None,
         };
-        let outcome = Outcome { norm: 0.0, clip: 1.0, skipped: None };
-        Ok(Optimizer { config, states, steps: 0, factor: 1.0, outcome, on_gpu })
+        let outcome = Outcome { norm: 0.0, skipped: None };
+        Ok(Optimizer { config, states, steps: 0, factor: 1.0, grad_scale: 1.0, outcome, on_gpu })
     }
 
     /// Computes Newton–Schulz in `dtype` on a GPU: bf16 for training, f32 (the default) to compare with the CPU, which
@@ -98,11 +99,12 @@ impl Optimizer {
         }
     }
 
-    /// Sets the factor of the learning rates for later calls of [`Optimizer::update`]. Not part of what a graph captures.
-    pub fn set_factor(&mut self, factor: f64) -> Result<()> {
-        self.factor = factor;
+    /// Sets, for later calls of [`Optimizer::update`], the factor of the learning rates and one by which all gradients
+    /// are multiplied before anything else. Not part of what a graph captures.
+    pub fn set_factors(&mut self, learning_rates: f64, gradients: f32) -> Result<()> {
+        (self.factor, self.grad_scale) = (learning_rates, gradients);
         match &mut self.on_gpu {
-            Some(on_gpu) => on_gpu.factor.copy_from_slice(&[factor as f32]),
+            Some(on_gpu) => on_gpu.factors.copy_from_slice(&[learning_rates as f32, gradients]),
             None => Ok(()),
         }
     }
@@ -118,8 +120,8 @@ impl Optimizer {
         limit: f64,
     ) -> Result<()> {
         if let Some(on_gpu) = &mut self.on_gpu {
-            let OnGpu { decided, factor, .. } = on_gpu;
-            decided.decide(params, grads, factor, loss, limit, self.config.adamw.betas)?;
+            let OnGpu { decided, factors, .. } = on_gpu;
+            decided.decide(params, grads, factors, loss, limit, self.config.adamw.betas)?;
             return self.apply(params, grads);
         }
         let norm = grad_norm(params, grads)?;
@@ -128,11 +130,11 @@ impl Optimizer {
             Some(loss) if !loss.is_finite() => Some(Skipped::Loss),
             _ => norm.non_finite.clone().map(Skipped::Gradient),
         };
-        self.outcome = Outcome { norm: norm.norm, clip: norm.clip_factor(limit), skipped };
-        match self.outcome.skipped {
-            Some(_) => Ok(()),
-            None => self.step(params, grads, self.outcome.clip, self.factor),
-        }
+        let norm = GradNorm { norm: norm.norm * f64::from(self.grad_scale), ..norm };
+        let scale = norm.clip_factor(limit) * self.grad_scale;
+        let skip = skipped.is_some();
+        self.outcome = Outcome { norm: norm.norm, skipped };
+        if skip { Ok(()) } else { self.step(params, grads, scale, self.factor) }
     }
 
     /// What the last [`Optimizer::update`] found and did; from a GPU it is asked for and arrives later.

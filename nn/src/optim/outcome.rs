@@ -17,10 +17,8 @@ pub enum Skipped {
 /// What an update found and did.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outcome {
-    /// √Σg² over all gradients, before clipping.
+    /// √Σg² over all gradients, scaled, before clipping.
     pub norm: f64,
-    /// Factor that clipped them.
-    pub clip: f32,
     /// Why nothing was changed, if so.
     pub skipped: Option<Skipped>,
 }
