@@ -5,21 +5,25 @@
 #define SCALE_EPSILON 1e-5f
 // Weights summed by one f64 accumulator, part of γ's definition.
 #define SUM_BLOCK 4096u
+// Weights of a block that are in flight at a time.
+#define SUM_COLUMNS 64u
 
+// Eight neighbouring values as they lie in memory.
 template <class T> struct Eight;
 template <> struct Eight<float> {
-    float v[8];
-    __device__ __forceinline__ explicit Eight(const float* p) {
-        float4 a = load4(p), b = load4(p + 4);
-        v[0] = a.x, v[1] = a.y, v[2] = a.z, v[3] = a.w, v[4] = b.x, v[5] = b.y, v[6] = b.z, v[7] = b.w;
+    float4 low, high;
+    __device__ __forceinline__ void load(const float* p) { low = load4(p), high = load4(p + 4); }
+    __device__ __forceinline__ void unpack(float (&v)[8]) const {
+        v[0] = low.x, v[1] = low.y, v[2] = low.z, v[3] = low.w;
+        v[4] = high.x, v[5] = high.y, v[6] = high.z, v[7] = high.w;
     }
 };
 template <> struct Eight<bf16> {
-    float v[8];
-    __device__ __forceinline__ explicit Eight(const bf16* p) {
-        uint4 a = *(const uint4*)p;
-        v[0] = low_bf16(a.x), v[1] = high_bf16(a.x), v[2] = low_bf16(a.y), v[3] = high_bf16(a.y);
-        v[4] = low_bf16(a.z), v[5] = high_bf16(a.z), v[6] = low_bf16(a.w), v[7] = high_bf16(a.w);
+    uint4 pairs;
+    __device__ __forceinline__ void load(const bf16* p) { pairs = *(const uint4*)p; }
+    __device__ __forceinline__ void unpack(float (&v)[8]) const {
+        v[0] = low_bf16(pairs.x), v[1] = high_bf16(pairs.x), v[2] = low_bf16(pairs.y), v[3] = high_bf16(pairs.y);
+        v[4] = low_bf16(pairs.z), v[5] = high_bf16(pairs.z), v[6] = low_bf16(pairs.w), v[7] = high_bf16(pairs.w);
     }
 };
 
@@ -35,39 +39,67 @@ __device__ __forceinline__ u32 four_codes(const float* v, float s) {
     return code(v[0], s) | code(v[1], s) << 8 | code(v[2], s) << 16 | code(v[3], s) << 24;
 }
 
-// s = 127/max(absmax, 1e-5), codes = clamp(round(x·s), -128, 127), half to even. A warp a row of x [rows, k].
-template <class T> __device__ __forceinline__ void quantize_rows(const T* x, i8* codes, float* scales, u32 rows, u32 k) {
-    u32 row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (row >= rows) return;
-    x += (u64)row * k;
-    codes += (u64)row * k;
-    bool wide = k % 8 == 0 && (((u64)x & 15) | ((u64)codes & 7)) == 0;
+template <class T> __device__ __forceinline__ u32 magnitude(const Eight<T>& x) {
+    float v[8];
+    x.unpack(v);
     u32 most = 0;
-    if (wide) {
-#pragma unroll 4
-        for (u32 i = lane * 8; i < k; i += 256) {
-            Eight<T> x8(x + i);
 #pragma unroll
-            for (int j = 0; j < 8; j++) most = max(most, magnitude(x8.v[j]));
-        }
-    } else {
-        for (u32 i = lane; i < k; i += 32) most = max(most, magnitude(to_float(x[i])));
-    }
+    for (int i = 0; i < 8; i++) most = max(most, magnitude(v[i]));
+    return most;
+}
+
+template <class T> __device__ __forceinline__ void store_codes(i8* codes, const Eight<T>& x, float s) {
+    float v[8];
+    x.unpack(v);
+    *(uint2*)codes = make_uint2(four_codes(v, s), four_codes(v + 4, s));
+}
+
+// s from a lane's largest magnitude, the same in all lanes.
+__device__ __forceinline__ float row_scale(u32 most) {
 #pragma unroll
     for (int step = 16; step > 0; step >>= 1) most = max(most, __shfl_xor_sync(FULL_MASK, most, step));
     float absmax = __uint_as_float(most);
-    float s = __fdiv_rn(127.f, absmax < SCALE_EPSILON ? SCALE_EPSILON : absmax);
-    if (lane == 0) scales[row] = s;
-    // The row was just read: the second pass finds it in the cache.
-    if (wide) {
-#pragma unroll 4
-        for (u32 i = lane * 8; i < k; i += 256) {
-            Eight<T> x8(x + i);
-            *(uint2*)(codes + i) = make_uint2(four_codes(x8.v, s), four_codes(x8.v + 4, s));
-        }
-    } else {
-        for (u32 i = lane; i < k; i += 32) codes[i] = (i8)code(to_float(x[i]), s);
-    }
+    return __fdiv_rn(127.f, absmax < SCALE_EPSILON ? SCALE_EPSILON : absmax);
+}
+
+// Rows of at most 256·HELD values stay in registers.
+template <u32 HELD, class T> __device__ __forceinline__ float quantize_held(const T* x, i8* codes, u32 k) {
+    u32 first = threadIdx.x % 32 * 8, most = 0;
+    Eight<T> held[HELD];
+#pragma unroll
+    for (u32 j = 0; j < HELD; j++)
+        if (first + 256 * j < k) held[j].load(x + first + 256 * j);
+#pragma unroll
+    for (u32 j = 0; j < HELD; j++)
+        if (first + 256 * j < k) most = max(most, magnitude(held[j]));
+    float s = row_scale(most);
+#pragma unroll
+    for (u32 j = 0; j < HELD; j++)
+        if (first + 256 * j < k) store_codes(codes + first + 256 * j, held[j], s);
+    return s;
+}
+
+// Rows of any length: the second pass finds in the cache what the first has read.
+template <class T> __device__ __forceinline__ float quantize_any(const T* x, i8* codes, u32 k) {
+    u32 lane = threadIdx.x % 32, most = 0;
+    for (u32 i = lane; i < k; i += 32) most = max(most, magnitude(to_float(x[i])));
+    float s = row_scale(most);
+    for (u32 i = lane; i < k; i += 32) codes[i] = (i8)code(to_float(x[i]), s);
+    return s;
+}
+
+// s = 127/max(absmax, 1e-5), codes = clamp(round(x·s), -128, 127), half to even. A warp a row of x [rows, k].
+template <class T> __device__ __forceinline__ void quantize_rows(const T* x, i8* codes, float* scales, u32 rows, u32 k) {
+    u32 row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    if (row >= rows) return;
+    x += (u64)row * k;
+    codes += (u64)row * k;
+    bool wide = k % 8 == 0 && k <= 2048 && (((u64)x & 15) | ((u64)codes & 7)) == 0;
+    float s;
+    if (!wide) s = quantize_any(x, codes, k);
+    else if (k <= 768) s = quantize_held<3>(x, codes, k);
+    else s = quantize_held<8>(x, codes, k);
+    if (threadIdx.x % 32 == 0) scales[row] = s;
 }
 
 extern "C" __global__ __launch_bounds__(256) void quantize_rows_f32(const float* x, i8* codes, float* scales, u32 rows,
@@ -151,26 +183,27 @@ extern "C" __global__ void dequantize_weight_bf16(const i8* codes, const float* 
 // Sums of |w| in f64 over blocks of 4,096 weights, in index order: a lane a block, which it reads from a tile that the
 // warp has loaded a line a row. One warp a thread block; `blocks` sums a matrix.
 extern "C" __global__ __launch_bounds__(32) void quantize_block_sums(const float* w, double* sums, u64 numel, u32 blocks) {
-    __shared__ float tile[32][33];
+    __shared__ float tile[32][SUM_COLUMNS + 1];
     w += blockIdx.y * numel;
     u32 lane = threadIdx.x, first = blockIdx.x * 32;
-    float next[32];
+    float next[SUM_COLUMNS];
     auto fetch = [&](u32 column) {
 #pragma unroll
-        for (u32 r = 0; r < 32; r++) {
-            u64 i = (u64)(first + r) * SUM_BLOCK + column + lane;
-            next[r] = i < numel ? w[i] : 0.f;
+        for (u32 i = 0; i < SUM_COLUMNS; i++) {
+            u64 at = (u64)(first + i / (SUM_COLUMNS / 32)) * SUM_BLOCK + column + i % (SUM_COLUMNS / 32) * 32 + lane;
+            next[i] = at < numel ? w[at] : 0.f;
         }
     };
     fetch(0);
     double sum = 0.;
-    for (u32 column = 0; column < SUM_BLOCK; column += 32) {
+    for (u32 column = 0; column < SUM_BLOCK; column += SUM_COLUMNS) {
 #pragma unroll
-        for (u32 r = 0; r < 32; r++) tile[r][lane] = fabsf(next[r]);
+        for (u32 i = 0; i < SUM_COLUMNS; i++)
+            tile[i / (SUM_COLUMNS / 32)][i % (SUM_COLUMNS / 32) * 32 + lane] = fabsf(next[i]);
         __syncwarp();
-        if (column + 32 < SUM_BLOCK) fetch(column + 32);
-#pragma unroll
-        for (u32 i = 0; i < 32; i++) sum += (double)tile[lane][i];
+        if (column + SUM_COLUMNS < SUM_BLOCK) fetch(column + SUM_COLUMNS);
+#pragma unroll 16
+        for (u32 i = 0; i < SUM_COLUMNS; i++) sum += (double)tile[lane][i];
         __syncwarp();
     }
     if (first + lane < blocks) sums[(u64)blockIdx.y * blocks + first + lane] = sum;

@@ -161,15 +161,19 @@ TERNARY_GEMM(ternary_gemm_f32, float)
 TERNARY_GEMM(ternary_gemm_bf16, bf16)
 
 #if __CUDA_ARCH_FEAT_SM90_ALL
-// ---- Hopper: tiles of 128 by 256 in a persistent grid. One warpgroup keeps four stages of both operands coming through
-// the copy engine (128 bytes of k a stage, swizzled), two warpgroups multiply 64 rows each.
+// ---- Hopper: tiles of 128 by 256 in a persistent grid. One warpgroup keeps three stages of both operands coming through
+// the copy engine (128 bytes of k a stage, swizzled), two warpgroups multiply 64 rows each, and hand their part of the
+// output to the copy engine, which writes it while the next tile is multiplied.
 
-#define STAGES 4u
+#define STAGES 3u
 #define ROWS 128u
 #define COLUMNS 256u
 #define STAGE_K 128u
 #define X_BYTES (ROWS * STAGE_K)
 #define STAGE_BYTES ((ROWS + COLUMNS) * STAGE_K)
+// A warpgroup's part of an output tile, in boxes of 64 rows by 64 columns, and one box.
+#define OUT_BYTES (64u * COLUMNS * 2)
+#define BOX_BYTES 8192u
 
 // As `cuTensorMapEncodeTiled` writes it.
 struct alignas(64) TensorMap {
@@ -226,24 +230,27 @@ __device__ __forceinline__ void wgmma(i32 (&d)[128], u64 a, u64 b, u32 keep) {
                  : "l"(a), "l"(b), "r"(keep));
 }
 
-// Turns four words a lane, the pairs of columns 2·quad of four blocks of eight columns, into the eight columns of
-// block `quad`: a transpose within four lanes.
-__device__ __forceinline__ void transpose_quad(u32 (&v)[4], u32 quad) {
-    bool odd = quad & 1, upper = quad & 2;
-    u32 a = __shfl_xor_sync(FULL_MASK, odd ? v[0] : v[1], 1), b = __shfl_xor_sync(FULL_MASK, odd ? v[2] : v[3], 1);
-    if (odd) v[0] = a, v[2] = b;
-    else v[1] = a, v[3] = b;
-    a = __shfl_xor_sync(FULL_MASK, upper ? v[0] : v[2], 2), b = __shfl_xor_sync(FULL_MASK, upper ? v[1] : v[3], 2);
-    if (upper) v[0] = a, v[1] = b;
-    else v[2] = a, v[3] = b;
+// Stores four 8x8 matrices of bf16, as the accumulators hold them, to rows of 16 bytes: lane l names row l%8 of matrix l/8.
+__device__ __forceinline__ void store_matrices(u32 address, u32 a, u32 b, u32 c, u32 d) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a), "r"(b), "r"(c),
+                 "r"(d)
+                 : "memory");
+}
+// Copies a box from shared memory to the map at (column, row); what lies outside of the matrix is dropped.
+__device__ __forceinline__ void store_box(const TensorMap* map, u32 column, u32 row, u32 from) {
+    asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(map), "r"(column),
+                 "r"(row), "r"(from)
+                 : "memory");
 }
 
-// Every n a multiple of 8, k a multiple of 16, pointers of 16 bytes. Maps: boxes of 128 rows of x and 256 of a weight,
-// 128 codes wide. Dynamic shared memory: STAGES·STAGE_BYTES + 1024.
+// Every n a multiple of 8, k a multiple of 16, pointers of 16 bytes. Maps, 128-byte swizzle: boxes of 128 rows of x and of
+// 256 of a weight, 128 codes wide, and of 64 rows of y, 64 columns wide. Dynamic shared memory: the stages, both parts of
+// the output, and 1,024 bytes for alignment.
 extern "C" __global__ __launch_bounds__(384, 1) void ternary_gemm_wgmma_bf16(
-    const float* s, const float* g0, const float* g1, const float* g2, const float* g3, bf16* y0, bf16* y1, bf16* y2,
-    bf16* y3, const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w0,
-    const __grid_constant__ TensorMap w1, const __grid_constant__ TensorMap w2, const __grid_constant__ TensorMap w3, u32 m,
+    const float* s, const float* g0, const float* g1, const float* g2, const float* g3,
+    const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap w0, const __grid_constant__ TensorMap w1,
+    const __grid_constant__ TensorMap w2, const __grid_constant__ TensorMap w3, const __grid_constant__ TensorMap y0,
+    const __grid_constant__ TensorMap y1, const __grid_constant__ TensorMap y2, const __grid_constant__ TensorMap y3, u32 m,
     u32 k, u32 n0, u32 n1, u32 n2, u32 n3, u32 tiles) {
     extern __shared__ u8 memory[];
     __shared__ __align__(8) u64 full[STAGES], empty[STAGES];
@@ -274,10 +281,16 @@ extern "C" __global__ __launch_bounds__(384, 1) void ternary_gemm_wgmma_bf16(
         }
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        u32 lane = threadIdx.x % 32, quad = lane % 4, half = warpgroup - 1;
-        u32 own_row = half * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
+        u32 lane = threadIdx.x % 32, half = warpgroup - 1;
+        u32 warp_row = threadIdx.x % 128 / 32 * 16, out = base + STAGES * STAGE_BYTES + half * OUT_BYTES;
+        bool leader = threadIdx.x % 128 == 0;
+        // Where this lane's row of an output matrix lies: rows of 128 bytes, 64 columns, in boxes of 64 rows.
+        u32 out_row = out + (warp_row + lane % 16) * 128, swizzle = lane % 8;
         for (u32 tile = blockIdx.x; tile < all; tile += gridDim.x) {
             Segment at = segment_of(tile % tiles, COLUMNS, n0, n1, n2);
+            u32 row = tile / tiles * ROWS + half * 64, own = row + warp_row + lane / 4;
+            float gamma = *choose(at.index, g0, g1, g2, g3);
+            float upper = own < m ? s[own] : 1.f, lower = own + 8 < m ? s[own + 8] : 1.f;
             i32 d[128];
             for (u32 step = 0; step < steps; step++, turn++) {
                 u32 stage = turn % STAGES, from = base + stage * STAGE_BYTES;
@@ -291,31 +304,41 @@ extern "C" __global__ __launch_bounds__(384, 1) void ternary_gemm_wgmma_bf16(
                 wgmma(d, a + 6, b + 6, 1);
                 asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
                 asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
-                if (step > 0 && threadIdx.x % 128 == 0) barrier_arrive(shared_address(empty + (turn - 1) % STAGES));
+                if (step > 0 && leader) barrier_arrive(shared_address(empty + (turn - 1) % STAGES));
             }
             asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-            if (threadIdx.x % 128 == 0) barrier_arrive(shared_address(empty + (turn - 1) % STAGES));
-            float gamma = *choose(at.index, g0, g1, g2, g3);
-            bf16* y = choose(at.index, y0, y1, y2, y3);
-            u32 n = choose(at.index, n0, n1, n2, n3);
+            if (leader) {
+                barrier_arrive(shared_address(empty + (turn - 1) % STAGES));
+                // The boxes of the last tile have been read.
+                asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+            }
+            asm volatile("bar.sync %0, 128;" ::"r"(half + 1) : "memory");
+            upper = __fdiv_rn(gamma, upper);
+            lower = __fdiv_rn(gamma, lower);
 #pragma unroll
-            for (u32 h = 0; h < 2; h++) {
-                u32 row = tile / tiles * ROWS + own_row + 8 * h;
-                float scale = row < m ? __fdiv_rn(gamma, s[row]) : 0.f;
-                bf16* line = y + (u64)row * n;
-#pragma unroll
-                for (u32 block = 0; block < 8; block++) {
-                    u32 v[4], column = at.column + block * 32 + quad * 8;
-#pragma unroll
-                    for (u32 i = 0; i < 4; i++) {
-                        u32 j = (block * 4 + i) * 4 + 2 * h;
-                        v[i] = pack_bf16(__fmul_rn((float)d[j], scale), __fmul_rn((float)d[j + 1], scale));
-                    }
-                    transpose_quad(v, quad);
-                    if (row < m && column < n) *(uint4*)(line + column) = make_uint4(v[0], v[1], v[2], v[3]);
+            for (u32 j = 0; j < 32; j += 2) {
+                // Blocks j and j + 1 of eight columns, rows lane/4 and lane/4 + 8.
+                const i32* v = d + 4 * j;
+                auto pair = [](const i32* p, float scale) {
+                    return pack_bf16(__fmul_rn((float)p[0], scale), __fmul_rn((float)p[1], scale));
+                };
+                u32 chunk = (j + lane / 16) % 8;
+                store_matrices(out_row + j / 8 * BOX_BYTES + ((chunk ^ swizzle) << 4), pair(v, upper), pair(v + 2, lower),
+                               pair(v + 4, upper), pair(v + 6, lower));
+            }
+            asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+            asm volatile("bar.sync %0, 128;" ::"r"(half + 1) : "memory");
+            if (leader) {
+                const TensorMap* y = choose(at.index, &y0, &y1, &y2, &y3);
+                u32 n = choose(at.index, n0, n1, n2, n3);
+                for (u32 box = 0; box < COLUMNS / 64; box++) {
+                    u32 column = at.column + box * 64;
+                    if (row < m && column < n) store_box(y, column, row, out + box * BOX_BYTES);
                 }
+                asm volatile("cp.async.bulk.commit_group;" ::: "memory");
             }
         }
+        if (leader) asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
     }
 }
 #endif

@@ -50,7 +50,7 @@ impl Tensor {
     /// A tensor filled with `value`, rounded to `dtype`.
     pub fn full(value: f64, dims: &[usize], dtype: DType, device: &Device) -> Result<Self> {
         let mut out = Self::empty(dims, dtype, device)?;
-        with_element!(dtype, T => out.as_mut_slice::<T>()?.fill(T::from_f64(value)));
+        out.fill(value)?;
         Ok(out)
     }
 
@@ -353,10 +353,9 @@ impl Tensor {
             let message = format!("dims {:?} from {:?}", self.dims(), source.dims());
             return Err(Error::shape("copy_from", message));
         }
+        self.same_dtype("copy_from", source)?;
         if let Device::Cuda(gpu) = self.device() {
-            let from = source.contiguous()?.device_address(gpu, "copy_from")?;
-            let len = self.numel() * self.dtype.size();
-            return gpu.copy(from, self.device_address_mut(gpu, "copy_from")?, len);
+            return crate::cuda::copy::strided(gpu, source, self);
         }
         with_element!(self.dtype, T => {
             let from = source.as_strided::<T>()?;
@@ -371,6 +370,9 @@ impl Tensor {
             return Ok(self.clone());
         }
         let from = self.contiguous()?;
+        if let Device::Cuda(gpu) = self.device() {
+            return crate::cuda::convert::convert(gpu, &from, dtype);
+        }
         let mut out = Self::empty(self.dims(), dtype, &self.device())?;
         with_element!(self.dtype, S => with_element!(dtype, D => {
             crate::cpu::convert::convert(from.as_slice::<S>()?, out.as_mut_slice::<D>()?);

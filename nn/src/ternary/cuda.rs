@@ -2,7 +2,7 @@
 
 use super::{Found, QuantizedRows, Ternary};
 use autograd::ParamId;
-use tensor::cuda::{Cuda, Grid, Pending};
+use tensor::cuda::{Cuda, Grid, Pending, TensorMap};
 use tensor::{DType, Device, Error, Result, Tensor};
 
 /// Weights summed by one f64 accumulator, part of γ's definition.
@@ -12,7 +12,7 @@ const ROWS: usize = 8;
 /// Tile of the portable product, and of Hopper's with its shared memory.
 const TILE: usize = 128;
 const HOPPER_TILE: [usize; 2] = [128, 256];
-const HOPPER_SHARED: usize = 4 * 49152 + 1024;
+const HOPPER_SHARED: usize = 3 * 49152 + 2 * 32768 + 1024;
 
 pub(super) fn quantize_rows(gpu: Cuda, x: &Tensor, codes: &mut Tensor, scales: &mut Tensor) -> Result<()> {
     let rows = scales.numel();
@@ -131,29 +131,30 @@ pub(super) fn report(gpu: Cuda, weights: &[(ParamId, &Ternary)]) -> Result<Pendi
 pub(super) fn products(gpu: Cuda, weights: &[&Ternary], x: &QuantizedRows, ys: &mut [Tensor]) -> Result<()> {
     let (m, k) = (x.scales.numel(), x.codes.last_dim());
     let Some(dtype) = ys.first().map(Tensor::dtype).filter(|_| m > 0) else { return Ok(()) };
-    let ns = [0, 1, 2, 3].map(|i| weights.get(i).map_or(0, |weight| weight.codes.dims()[0]));
-    let hopper = gpu.arch() == 90 && dtype == DType::BF16 && k > 0 && ns.iter().all(|n| n.is_multiple_of(8));
-    let maps = if hopper { maps(gpu, weights, x)? } else { None };
-    let launch = match maps {
+    let hopper = gpu.arch() == 90 && dtype == DType::BF16 && k > 0;
+    let maps = if hopper { Maps::new(gpu, weights, x, ys)? } else { None };
+    let mut launch = match maps {
         Some(_) => gpu.entry("ternary_gemm", "ternary_gemm_wgmma_bf16").read(&x.scales)?,
         None => gpu.kernel("ternary_gemm", "ternary_gemm", dtype)?.read(&x.codes)?.read(&x.scales)?,
     };
-    let mut launch = launch;
-    if maps.is_none() {
-        for i in 0..4 {
-            launch = launch.read_optional(weights.get(i).map(|weight| &weight.codes))?;
-        }
+    for i in (0..4).filter(|_| maps.is_none()) {
+        launch = launch.read_optional(weights.get(i).map(|weight| &weight.codes))?;
     }
     for i in 0..4 {
         launch = launch.read_optional(weights.get(i).map(|weight| gamma(weight)).transpose()?)?;
     }
-    for i in 0..4 {
-        launch = launch.write_optional(ys.get_mut(i))?;
-    }
-    if let Some(maps) = &maps {
-        launch = maps.iter().fold(launch, |launch, map| launch.map(map));
+    match &maps {
+        Some(Maps { x, weights, ys }) => {
+            launch = weights.iter().chain(ys).fold(launch.map(x), |launch, map| launch.map(map));
+        }
+        None => {
+            for i in 0..4 {
+                launch = launch.write_optional(ys.get_mut(i))?;
+            }
+        }
     }
     let [height, width] = if maps.is_some() { HOPPER_TILE } else { [TILE; 2] };
+    let ns = [0, 1, 2, 3].map(|i| weights.get(i).map_or(0, |weight| weight.codes.dims()[0]));
     let across: usize = ns.iter().map(|n| n.div_ceil(width)).sum();
     let tiles = m.div_ceil(height) * across;
     launch = launch.value(m as u32).value(k as u32);
@@ -166,16 +167,24 @@ pub(super) fn products(gpu: Cuda, weights: &[&Ternary], x: &QuantizedRows, ys: &
     unsafe { launch.run(grid) }
 }
 
-/// Maps of x and of four weights, of which those that are missing are never read; `None` if the copy engine cannot.
-fn maps(gpu: Cuda, weights: &[&Ternary], x: &QuantizedRows) -> Result<Option<[tensor::cuda::TensorMap; 5]>> {
-    let [rows, columns] = HOPPER_TILE.map(|n| n as u32);
-    let Some(x) = gpu.tensor_map(&x.codes, rows)? else { return Ok(None) };
-    let mut maps = [x; 5];
-    for (map, weight) in maps[1..].iter_mut().zip(weights) {
-        match gpu.tensor_map(&weight.codes, columns)? {
-            Some(found) => *map = found,
-            None => return Ok(None),
+/// What the copy engine moves. Weights and outputs that are missing are never looked at.
+struct Maps {
+    x: TensorMap,
+    weights: [TensorMap; 4],
+    ys: [TensorMap; 4],
+}
+
+impl Maps {
+    /// `None` if the copy engine cannot: sizes or addresses that are no multiples of 16 bytes.
+    fn new(gpu: Cuda, weights: &[&Ternary], x: &QuantizedRows, ys: &mut [Tensor]) -> Result<Option<Self>> {
+        let [rows, columns] = HOPPER_TILE.map(|n| n as u32);
+        let Some(x) = gpu.tensor_map(&x.codes, rows)? else { return Ok(None) };
+        let mut maps = Maps { x, weights: [x; 4], ys: [x; 4] };
+        for (i, (weight, y)) in weights.iter().zip(ys).enumerate() {
+            let (weight, y) = (gpu.tensor_map(&weight.codes, columns)?, gpu.tensor_map_mut(y, rows / 2)?);
+            let (Some(weight), Some(y)) = (weight, y) else { return Ok(None) };
+            (maps.weights[i], maps.ys[i]) = (weight, y);
         }
+        Ok(Some(maps))
     }
-    Ok(Some(maps))
 }

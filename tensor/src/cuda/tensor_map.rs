@@ -6,21 +6,23 @@ use cudarc::driver::sys;
 use std::ffi::c_void;
 
 /// A matrix in device memory, and the box of it that one copy moves: some rows of 128 bytes, which lie in shared memory
-/// in the 128-byte swizzle. Parts of a box outside of the matrix read as 0.
+/// in the 128-byte swizzle. Parts of a box outside of the matrix
+/// read as 0.
 #[derive(Clone, Copy, Debug)]
 pub struct TensorMap(pub(super) [u64; 16]);
 
 /// Bytes of a row of a box.
 const BOX_BYTES: usize = 128;
+const OP: &str = "tensor_map";
 
 impl Cuda {
     /// Describes the rows (last axis) of a contiguous tensor, i8 or bf16, in boxes of `box_rows` rows, at most 256.
-    /// `None` if the copy engine cannot move them: card or driver too old, or rows that are no multiple of 16 bytes.
+    /// For kernels that read. `None` if the copy engine cannot move them: card or driver too old, or rows that are no
+    /// multiple of 16 bytes.
     ///
     /// # Errors
     /// If the tensor is not contiguous, of another type, or not on this GPU.
     pub fn tensor_map(self, tensor: &Tensor, box_rows: u32) -> Result<Option<TensorMap>> {
-        const OP: &str = "tensor_map";
         if !tensor.is_contiguous() {
             return Err(tensor.not_contiguous(OP));
         }
@@ -75,5 +77,14 @@ impl Cuda {
         .result()
         .map_err(|e| self.failed(&format!("describing dims {:?} to the copy engine", tensor.dims()), e))?;
         Ok(Some(TensorMap(map.opaque)))
+    }
+
+    /// As [`Cuda::tensor_map`], for kernels that write; parts of a box outside of the matrix are dropped.
+    ///
+    /// # Errors
+    /// Also if another tensor shares the memory.
+    pub fn tensor_map_mut(self, tensor: &mut Tensor, box_rows: u32) -> Result<Option<TensorMap>> {
+        tensor.device_address_mut(self, OP)?;
+        self.tensor_map(tensor, box_rows)
     }
 }
