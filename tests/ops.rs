@@ -46,7 +46,7 @@ rows! {
         Case::op(Reshape { dims: [a * b, h].into_iter().collect() }, [normal([a, b, h])])
     };
     embedding: (1..=7u32, width(), few(), few()) => |(vocab, h, b, t)| {
-        Case::op(Embedding, [normal([vocab as usize, h]), ids(vocab, [b, t])])
+        Case::op(Embedding::default(), [normal([vocab as usize, h]), ids(vocab, [b, t])])
     };
     rms_norm: (few(), few(), 2..=97usize) => |(a, b, h)| {
         Case::op(RmsNorm { eps: 1e-6 }, [normal([a, b, h]), normal([h])])

@@ -416,6 +416,36 @@ impl Tensor {
         }
         Ok(out)
     }
+
+    /// The inverse of [`Tensor::partition`]: consecutive parts of one allocation, all of which are given up, as one tensor.
+    ///
+    /// # Errors
+    /// If the parts do not follow each other, are shared, or do not fill `dims`.
+    pub fn join(parts: Vec<Tensor>, dims: &[usize]) -> Result<Tensor> {
+        const OP: &str = "join";
+        let Some(first) = parts.first() else {
+            let message = format!("no parts for dims {dims:?}");
+            return Err(Error::shape(OP, message));
+        };
+        let (dtype, start) = (first.dtype, first.region.start);
+        let storage = Arc::clone(&first.region.storage);
+        let mut end = start;
+        for part in parts {
+            let numel = part.numel();
+            let region = Arc::try_unwrap(part.region).map_err(|_| Error::Shared { op: OP })?;
+            let whole = part.layout.is_contiguous() && region.len == numel * dtype.size();
+            let follows = Arc::ptr_eq(&region.storage, &storage) && region.start == end;
+            if !(whole && follows && part.dtype == dtype) {
+                return Err(Error::shape(OP, "the parts are not those of one tensor, in order"));
+            }
+            end += region.len;
+        }
+        if numel(dims).map(|n| n * dtype.size()) != Some(end - start) {
+            return Err(Error::shape(OP, format!("{} bytes for dims {dims:?}", end - start)));
+        }
+        let region = Arc::new(Region { storage, start, len: end - start });
+        Ok(Tensor { region, layout: Layout::contiguous(dims), dtype })
+    }
 }
 
 impl fmt::Debug for Tensor {
