@@ -73,6 +73,18 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// Whether the elements have arrived, so that [`Pending::get`] does not wait.
+    pub fn has_arrived(&self) -> Result<bool> {
+        self.gpu.bind()?;
+        let Some(pinned) = &self.pinned else { return Ok(true) };
+        // SAFETY: the event is alive.
+        match unsafe { driver::event::query(pinned.event) } {
+            Ok(()) => Ok(true),
+            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            Err(e) => Err(self.gpu.failed("asking for a copy", e)),
+        }
+    }
+
     /// The elements, waiting for them if they have not arrived.
     ///
     /// # Errors
