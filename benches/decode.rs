@@ -1,7 +1,7 @@
 //! One new token of a 50M-parameter ternary model, after 128 and 1024 earlier ones.
 
 use divan::Bencher;
-use nn::model::{KvCache, LinearKind, ModelConfig, Student};
+use nn::model::{LinearKind, ModelConfig, Student};
 use std::hint::black_box;
 use tensor::{Device, Tensor};
 

@@ -2,7 +2,7 @@
 
 use autograd::{Gradients, Tape};
 use nn::losses::CrossEntropy;
-use nn::model::{Input, KvCache, LinearKind, ModelConfig, Student};
+use nn::model::{Input, LinearKind, ModelConfig, Student};
 use nn::ops::IGNORE;
 use tensor::{Device, Result, Stream, Tensor};
 

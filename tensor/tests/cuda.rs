@@ -51,14 +51,21 @@ fn copies_come_back() {
 fn products_equal_the_cpus() {
     let Some((gpu, _turn)) = gpu() else { return };
     let device = Device::Cuda(gpu);
-    for (i, [m, k, n]) in [[1, 1, 1], [5, 97, 3], [64, 64, 64], [257, 129, 31], [33, 512, 1000]].into_iter().enumerate() {
+    for (i, [m, k, n]) in
+        [[1, 1, 1], [5, 97, 3], [64, 64, 64], [257, 129, 31], [33, 512, 1000]].into_iter().enumerate()
+    {
         let (a, b) = (normal(&[m, k], i as u64), normal(&[k, n], 100 + i as u64));
         let want = a.matmul(&b).expect("they fit");
         let (at, bt) = (a.transpose(0, 1).and_then(|x| x.copy()), b.transpose(0, 1).and_then(|x| x.copy()));
         let there = |x: &Tensor| x.to_device(&device).expect("it fits");
         let (a, b, at, bt) = (there(&a), there(&b), there(&at.expect("2-d")), there(&bt.expect("2-d")));
         let view = |x| Mat::view(x).expect("a matrix");
-        for (a, b) in [(view(&a), view(&b)), (view(&at).t(), view(&b)), (view(&a), view(&bt).t()), (view(&at).t(), view(&bt).t())] {
+        for (a, b) in [
+            (view(&a), view(&b)),
+            (view(&at).t(), view(&b)),
+            (view(&a), view(&bt).t()),
+            (view(&at).t(), view(&bt).t()),
+        ] {
             let mut c = Tensor::empty(&[m, n], DType::F32, &device).expect("it fits");
             gpu.matmul(1.0, a, b, 0.0, &mut c).expect("they fit");
             assert!(error(&c, &want) < 1e-6, "{m} {k} {n}: {}", error(&c, &want));
@@ -77,11 +84,17 @@ fn a_batch_of_products_equals_the_cpus() {
     let want = a.matmul(&b).expect("they fit");
     let (a, b) = (a.to_device(&device).expect("it fits"), b.to_device(&device).expect("it fits"));
     let mut c = Tensor::empty(&[3, 17, 9], DType::F32, &device).expect("it fits");
-    gpu.matmul(1.0, Mat::view(&a).expect("matrices"), Mat::view(&b).expect("matrices"), 0.0, &mut c).expect("they fit");
+    gpu.matmul(1.0, Mat::view(&a).expect("matrices"), Mat::view(&b).expect("matrices"), 0.0, &mut c)
+        .expect("they fit");
     assert!(error(&c, &want) < 1e-6);
     // One matrix for the whole batch.
-    let one = b.narrow(0, 1, 1).and_then(|x| x.squeeze(0)).and_then(|x| x.broadcast_to(&[3, 40, 9])).expect("it can");
-    gpu.matmul(1.0, Mat::view(&a).expect("matrices"), Mat::view(&one).expect("matrices"), 0.0, &mut c).expect("they fit");
+    let one = b
+        .narrow(0, 1, 1)
+        .and_then(|x| x.squeeze(0))
+        .and_then(|x| x.broadcast_to(&[3, 40, 9]))
+        .expect("it can");
+    gpu.matmul(1.0, Mat::view(&a).expect("matrices"), Mat::view(&one).expect("matrices"), 0.0, &mut c)
+        .expect("they fit");
     let (a, b) = (a.to_device(&Device::Cpu).expect("it fits"), b.to_device(&Device::Cpu).expect("it fits"));
     let want = a.matmul(&b.select(0, 1).expect("it has three")).expect("they fit");
     assert!(error(&c, &want) < 1e-6);
@@ -92,13 +105,15 @@ fn bf16_products_repeat_bit_by_bit_and_keep_their_choice() {
     let Some((gpu, _turn)) = gpu() else { return };
     let device = Device::Cuda(gpu);
     let bits = |x: &Tensor| {
-        let x: Vec<tensor::half::bf16> = x.to_vec::<f32>().expect("f32").into_iter().map(tensor::half::bf16::from_f32).collect();
+        let x: Vec<tensor::half::bf16> =
+            x.to_vec::<f32>().expect("f32").into_iter().map(tensor::half::bf16::from_f32).collect();
         Tensor::from_slice(&x, &[512, 768], &device).expect("it fits")
     };
     let (a, b) = (bits(&normal(&[512, 768], 1)), bits(&normal(&[512, 768], 2)));
     let run = || {
         let mut c = Tensor::empty(&[512, 512], DType::F32, &device).expect("it fits");
-        gpu.matmul(1.0, Mat::rows(&a).expect("rows"), Mat::rows(&b).expect("rows").t(), 0.0, &mut c).expect("they fit");
+        gpu.matmul(1.0, Mat::rows(&a).expect("rows"), Mat::rows(&b).expect("rows").t(), 0.0, &mut c)
+            .expect("they fit");
         c.to_vec::<f32>().expect("f32")
     };
     let first = run();

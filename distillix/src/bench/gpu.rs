@@ -91,7 +91,8 @@ pub fn train(bench: &TrainBench, gpu: Cuda, mut progress: impl FnMut(usize)) -> 
     let first_step_seconds = start.elapsed().as_secs_f64();
     progress(1);
     // The second step runs eagerly too: it tells where the time goes.
-    let (_, times) = gpu.profile(|| run(&mut trainer, 1).map_err(|e| tensor::Error::device("bench", format!("{e:#}"))))?;
+    let (_, times) =
+        gpu.profile(|| run(&mut trainer, 1).map_err(|e| tensor::Error::device("bench", format!("{e:#}"))))?;
     run(&mut trainer, WARMUP - 2)?;
     progress(WARMUP);
     let mut groups = Vec::new();
@@ -160,7 +161,9 @@ fn random_step(config: &Config, plan: &Plan) -> Step {
         let first = micro * rows * (cols + 1);
         let draw = |i: usize| stream.below((first + i) as u64, config.model.vocab_size as u64) as i32;
         let tokens: Vec<i32> = (0..rows * (cols + 1)).map(draw).collect();
-        let part = |from: usize| tokens.chunks_exact(cols + 1).flat_map(move |row| row[from..from + cols].iter().copied());
+        let part = |from: usize| {
+            tokens.chunks_exact(cols + 1).flat_map(move |row| row[from..from + cols].iter().copied())
+        };
         Batch {
             ids: part(0).collect(),
             targets: part(1).collect(),

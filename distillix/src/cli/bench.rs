@@ -191,5 +191,15 @@ fn default_shape() -> TrainBench {
         muon: Muon { lr: 0.02, momentum: 0.95, weight_decay: 0.0 },
         adamw: AdamW { lr: 1e-3, betas: [0.9, 0.999], eps: 1e-8, weight_decay: 0.01 },
     };
-    TrainBench { model, optimizer, batch: 8, seq_len: 256, steps: 10, recompute: Some(false), micro_batch: None, precision: None, memory_limit: None }
+    TrainBench {
+        model,
+        optimizer,
+        batch: 8,
+        seq_len: 256,
+        steps: 10,
+        recompute: Some(false),
+        micro_batch: None,
+        precision: None,
+        memory_limit: None,
+    }
 }

@@ -81,7 +81,9 @@ impl Plan {
         });
         let rows: Vec<usize> = match training.micro_batch {
             Some(rows) => vec![rows],
-            None => (1..=training.batch_size).rev().filter(|n| training.batch_size.is_multiple_of(*n)).collect(),
+            None => {
+                (1..=training.batch_size).rev().filter(|n| training.batch_size.is_multiple_of(*n)).collect()
+            }
         };
         let plan = |micro_batch, recompute| Plan {
             device: gpu.name().to_owned(),
@@ -161,7 +163,8 @@ impl Plan {
             Precision::Bf16 => "bf16",
         };
         let again = if *recompute { "blocks computed again" } else { "blocks remembered" };
-        let limit = self.memory_limit.map(|limit| format!(", at most {:.1} GiB", limit as f64 / f64::from(1 << 30)));
+        let limit =
+            self.memory_limit.map(|limit| format!(", at most {:.1} GiB", limit as f64 / f64::from(1 << 30)));
         format!(
             "{device}, {precision}, {} × {micro_batch} rows of {} tokens, {again}{}",
             self.micro_batches(config),

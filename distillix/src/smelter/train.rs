@@ -6,8 +6,8 @@ use super::data::builtin::{self, Curriculum};
 use super::data::{Dataset, ExampleGenerator, Prefetch, Progress as DataProgress, SourceKind};
 use super::evaluate::{Exam, greedy, shares, validate};
 use super::health::Watch;
-use super::plan::Plan;
 use super::metrics::{Line, Metrics, Validation, Window};
+use super::plan::Plan;
 use super::run_folder::{RunFolder, write_whole};
 use super::teacher::{self, EMBEDDED, embedded_tokenizer};
 use super::trainer::{StepReport, Trainer};
@@ -184,7 +184,9 @@ fn plans(
     if let Some(path) = given {
         let plan = Plan::load(path, config, device);
         match plan {
-            Ok(plan) if plan.is_for(device) => return Ok(vec![Plan { memory_limit: options.memory_limit.or(plan.memory_limit), ..plan }]),
+            Ok(plan) if plan.is_for(device) => {
+                return Ok(vec![Plan { memory_limit: options.memory_limit.or(plan.memory_limit), ..plan }]);
+            }
             // Of a plan for another card the sizes hold, but not the algorithms.
             Ok(plan) if options.plan.is_some() => {
                 return Ok(vec![Plan { products: Vec::new(), memory_limit: options.memory_limit, ..plan }]);

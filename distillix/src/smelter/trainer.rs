@@ -119,7 +119,12 @@ pub struct StepReport {
 
 impl Trainer {
     /// Starts from `student` with fresh optimizer states. `teacher` must have the student's tokens.
-    pub fn new(config: Config, plan: Plan, mut student: Student, mut teacher: Option<Student>) -> Result<Self> {
+    pub fn new(
+        config: Config,
+        plan: Plan,
+        mut student: Student,
+        mut teacher: Option<Student>,
+    ) -> Result<Self> {
         if let Some(teacher) = &teacher {
             ensure!(
                 teacher.vocab() == student.vocab(),
@@ -384,14 +389,18 @@ impl Trainer {
         let device = self.student.device();
         let used: Vec<&Batch> = used.collect();
         let same = used.len() == self.inputs.len()
-            && used.iter().zip(&self.inputs).all(|(batch, to)| to.input.ids.dims() == [batch.rows, batch.cols]);
+            && used
+                .iter()
+                .zip(&self.inputs)
+                .all(|(batch, to)| to.input.ids.dims() == [batch.rows, batch.cols]);
         if !same {
             ensure!(
                 !self.gpu.as_ref().is_some_and(|on| matches!(on.replay, Replay::Captured(_))),
                 "a step of {} micro-batches of other dimensions than the captured step",
                 used.len()
             );
-            self.inputs = used.into_iter().map(|batch| BatchTensors::new(batch, &device)).collect::<Result<_>>()?;
+            self.inputs =
+                used.into_iter().map(|batch| BatchTensors::new(batch, &device)).collect::<Result<_>>()?;
             return Ok(());
         }
         used.into_iter().zip(&mut self.inputs).try_for_each(|(batch, to)| to.fill(batch))

@@ -71,8 +71,12 @@ impl<'a> Subject<'a> {
 
     /// A model with the file's weights.
     fn student(&self) -> Result<Student> {
-        let mut student =
-            Student::new(self.config.clone(), self.config.vocab_size, self.golden.device(), |_, _, _| Ok(()))?;
+        let mut student = Student::new(
+            self.config.clone(),
+            self.config.vocab_size,
+            self.golden.device(),
+            |_, _, _| Ok(()),
+        )?;
         student.params_mut().load(|name| {
             let name = format!("w.{}", short(name));
             if !self.golden.has(&name) {
