@@ -127,7 +127,7 @@ attention_forward_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* f
             // Rows past the last repeat it; they are not stored.
             const u32 i = min(own + m * 16 + half * 8 + lane / 4, t - 1);
             rows.position[m][half] = offset + i;
-            rows.first[m][half] = first_key ? first_key[(u64)tile.batch * t + i] : 0;
+            rows.first[m][half] = first_key ? min(first_key[(u64)tile.batch * t + i], offset + i) : 0;
             rows.sum[m][half] = 0.f;
             rows.top[m][half] = -INFINITY_F;
             low = min(low, rows.first[m][half]);

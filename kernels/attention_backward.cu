@@ -138,7 +138,7 @@ attention_dq_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first_
             const u32 i = min(row, t - 1);
             const u64 at = (u64)tile.batch * t + i;
             rows.position[m][half] = offset + i;
-            rows.first[m][half] = first_key ? first_key[at] : 0;
+            rows.first[m][half] = first_key ? min(first_key[at], offset + i) : 0;
             rows.log_sum[m][half] = log_sum[at * heads + tile.head] * LOG2_E;
             const float dot = row_dot(outputs.data + (u64)i * outputs.stride, gradients.data + (u64)i * gradients.stride);
             rows.delta[m][half] = dot;
@@ -244,8 +244,9 @@ __device__ __forceinline__ void add_dkv(float (&dk)[M][SLICE / 8][4], float (&dv
                     const float logit = p[m][n][e];
                     float weight = exp2_approx(fmaf(e % 2 ? log_sums.y : log_sums.x, -LOG2_E, logit));
                     if (MASKED) {
-                        const u32 row = key + m * 16 + e / 2 * 8 + lane / 4, from = e % 2 ? firsts.y : firsts.x;
-                        if (row - from > position + column + e % 2 - from) weight = 0.f;
+                        const u32 row = key + m * 16 + e / 2 * 8 + lane / 4, last = position + column + e % 2;
+                        const u32 first_seen = min(e % 2 ? firsts.y : firsts.x, last);
+                        if (row - first_seen > last - first_seen) weight = 0.f;
                     }
                     p[m][n][e] = weight;
                     dp[m][n][e] = weight * (dp[m][n][e] - (e % 2 ? deltas.y : deltas.x)) * logits.derivative(logit);
@@ -316,7 +317,7 @@ attention_dkv_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first
     if (first_key) {
         seen = 0;
         for (u32 i = begin * STREAM + threadIdx.x; i < t; i += THREADS)
-            if (first_key[(u64)batch * t + i] < from + TILE) seen = i + 1;
+            if (min(first_key[(u64)batch * t + i], offset + i) < from + TILE) seen = i + 1;
         seen = ~block_min(~seen);
     }
     const u32 end = (seen + STREAM - 1) / STREAM, count = end > begin ? end - begin : 0;

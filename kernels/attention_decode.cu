@@ -63,8 +63,8 @@ __device__ __forceinline__ void decode(const T* q, const T* k, const T* v, const
         load_part(query[r], q + place(row) * HEAD_DIM, lane);
 #pragma unroll
         for (int c = 0; c < VECTOR; ++c) query[r][c] *= scale;
-        first[r] = first_key ? first_key[(u64)blockIdx.z * t + i] : 0;
         position[r] = s - t + i;
+        first[r] = first_key ? min(first_key[(u64)blockIdx.z * t + i], position[r]) : 0;
         top[r] = -INFINITY_F;
         sum[r] = 0.f;
     }

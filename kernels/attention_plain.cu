@@ -89,7 +89,7 @@ __device__ __forceinline__ void forward(const T* q, const T* k, const T* v, cons
     const u32 row = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     const u32 i = min(from + row, t - 1), position = s - t + i; // rows past the last repeat it
     const u64 query = ((u64)blockIdx.z * t + i) * heads + head;
-    const u32 first = first_key ? first_key[(u64)blockIdx.z * t + i] : 0;
+    const u32 first = first_key ? min(first_key[(u64)blockIdx.z * t + i], position) : 0;
     const u32 low = first_key ? block_min(first) : 0, high = s - t + min(from + TILE, t);
     const u64 kv = ((u64)blockIdx.z * s * kv_heads + kv_head) * HEAD_DIM;
     load_rows(queries, q + ((u64)blockIdx.z * t * heads + head) * HEAD_DIM, heads * HEAD_DIM, from, t);
@@ -145,7 +145,7 @@ __device__ __forceinline__ void query_gradient(const T* q, const T* k, const T* 
     const u32 row = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     const u32 i = min(from + row, t - 1), position = s - t + i;
     const u64 query = ((u64)blockIdx.z * t + i) * heads + head;
-    const u32 first = first_key ? first_key[(u64)blockIdx.z * t + i] : 0;
+    const u32 first = first_key ? min(first_key[(u64)blockIdx.z * t + i], position) : 0;
     const u32 low = first_key ? block_min(first) : 0, high = s - t + min(from + TILE, t);
     const u64 kv = ((u64)blockIdx.z * s * kv_heads + kv_head) * HEAD_DIM;
     const u64 start = ((u64)blockIdx.z * t * heads + head) * HEAD_DIM;
@@ -201,7 +201,7 @@ __device__ __forceinline__ void key_gradient(const T* q, const T* k, const T* v,
     if (first_key) {
         end = 0;
         for (u32 i = begin + threadIdx.x; i < t; i += THREADS)
-            if (first_key[(u64)blockIdx.z * t + i] < from + TILE) end = i + 1;
+            if (min(first_key[(u64)blockIdx.z * t + i], offset + i) < from + TILE) end = i + 1;
         end = ~block_min(~end);
     }
     float dk_sum[PARTS] = {}, dv_sum[PARTS] = {};
@@ -220,7 +220,8 @@ __device__ __forceinline__ void key_gradient(const T* q, const T* k, const T* v,
                 const u32 column = lane + n * LANES, i = query + column;
                 if (LANES > TILE && lane >= TILE) break;
                 const bool seen =
-                    i < t && key <= offset + i && (!first_key || key >= first_key[(u64)blockIdx.z * t + i]);
+                    i < t && key <= offset + i &&
+                    (!first_key || key >= min(first_key[(u64)blockIdx.z * t + i], offset + i));
                 float weight = 0.f, d = 0.f;
                 if (seen) {
                     const u64 at = ((u64)blockIdx.z * t + i) * heads + head;
