@@ -7,20 +7,14 @@
 const int M = DIM <= 128 ? 2 : 1;                      // 16-query tiles of a warp
 const int QUERIES = WARPS * M * 16;                    // of a block
 const int KEYS = DIM <= 64 ? 64 : DIM <= 128 ? 32 : 16; // of a stage in shared memory
-const int PART = KEYS < 32 ? KEYS : 32;                // keys whose logits are in registers at a time
+const int PART = 16;                                   // keys whose logits are in registers at a time
 const bool KEEP_Q = DIM <= 64;                         // whether q's fragments stay in registers
-
-struct Rows {
-    float sum[M][2], top[M][2];
-    u32 first[M][2], position[M][2];
-};
 
 // One stage of keys. MASKED: some query of the warp does not see some key of it.
 template <bool MASKED>
-__device__ __forceinline__ void attend(float (&out)[M][DIM / 8][4], Rows& rows, const u32 (&q)[M][KEEP_Q ? STEPS : 1][4],
+__device__ __forceinline__ void attend(float (&out)[M][DIM / 8][4], QueryRows<M>& rows, const u32 (&q)[M][KEEP_Q ? STEPS : 1][4],
                                        u32 q_tile, u32 k_tile, u32 v_tile, u32 key, u32 low, u32 high,
                                        const Logits& logits) {
-    const u32 column = (threadIdx.x & 3) * 2;
 #pragma unroll
     for (int part = 0; part < KEYS; part += PART) {
         // No query of the warp sees these.
@@ -42,55 +36,7 @@ __device__ __forceinline__ void attend(float (&out)[M][DIM / 8][4], Rows& rows, 
             multiply_rows(s, a, k_tile + lane_across<ROW>() + part * ROW * 2 + k * 32);
         }
         logits.apply(s);
-#pragma unroll
-        for (int m = 0; m < M; ++m)
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const u32 first = rows.first[m][half] - key - part - column;
-                const u32 count = rows.position[m][half] - rows.first[m][half];
-#if RUNNING_MAX
-                float top = rows.top[m][half];
-#pragma unroll
-                for (int n = 0; n < PART / 8; ++n)
-#pragma unroll
-                    for (int e = 0; e < 2; ++e) {
-                        float& x = s[m][n][half * 2 + e];
-                        if (MASKED && n * 8 + e - first > count) x = -INFINITY_F;
-                        top = fmaxf(top, x);
-                    }
-                top = fmaxf(top, __shfl_xor_sync(FULL_MASK, top, 1));
-                top = fmaxf(top, __shfl_xor_sync(FULL_MASK, top, 2));
-                if (__any_sync(FULL_MASK, top > rows.top[m][half])) {
-                    // A row that has seen no key has no maximum yet and nothing to scale.
-                    const float shrink = exp2_approx(rows.top[m][half] - fmaxf(top, -1e30f));
-                    rows.top[m][half] = top;
-                    rows.sum[m][half] *= shrink;
-#pragma unroll
-                    for (int n = 0; n < DIM / 8; ++n)
-#pragma unroll
-                        for (int e = 0; e < 2; ++e) out[m][n][half * 2 + e] *= shrink;
-                }
-                const float shift = fmaxf(top, -1e30f);
-#pragma unroll
-                for (int n = 0; n < PART / 8; ++n)
-#pragma unroll
-                    for (int e = 0; e < 2; ++e) {
-                        float& x = s[m][n][half * 2 + e];
-                        x = exp2_approx(x - shift);
-                        rows.sum[m][half] += x;
-                    }
-#else
-#pragma unroll
-                for (int n = 0; n < PART / 8; ++n)
-#pragma unroll
-                    for (int e = 0; e < 2; ++e) {
-                        float& x = s[m][n][half * 2 + e];
-                        x = exp2_approx(x);
-                        if (MASKED && n * 8 + e - first > count) x = 0.f;
-                        rows.sum[m][half] += x;
-                    }
-#endif
-            }
+        exponentials<MASKED>(s, out, rows, key + part);
 #pragma unroll
         for (int k = 0; k < PART / 16; ++k) {
             u32 p[M][4];
@@ -118,7 +64,7 @@ attention_forward_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* f
 
     load_rows<QUERIES>(q_tile, queries, tile.from);
 
-    Rows rows;
+    QueryRows<M> rows;
     u32 low = 0xffffffffu, lowest_end = 0; // smallest and largest first key of the warp's queries
 #pragma unroll
     for (int m = 0; m < M; ++m)
@@ -138,7 +84,7 @@ attention_forward_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* f
         low = min(low, __shfl_xor_sync(FULL_MASK, low, n));
         lowest_end = max(lowest_end, __shfl_xor_sync(FULL_MASK, lowest_end, n));
     }
-    const u32 block_low = first_key ? block_min(low) : 0;
+    const u32 block_low = first_key ? block_min<WARPS>(low) : 0;
     const u32 position = offset + min(own, t - 1);                              // of the warp's first query
     const u32 high = offset + min(own + M * 16, t);                            // past its last
     const u32 begin = block_low / KEYS, end = (offset + min(tile.from + QUERIES, t) + KEYS - 1) / KEYS;

@@ -91,7 +91,7 @@ __device__ __forceinline__ void stage_rows(bf16* tile, const float (&x)[M][N][4]
 }
 
 // The least of a block's values, for all its threads.
-__device__ __forceinline__ u32 block_min(u32 x) {
+template <int WARPS> __device__ __forceinline__ u32 block_min(u32 x) {
     __shared__ u32 parts[WARPS];
     x = __reduce_min_sync(FULL_MASK, x);
     if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = x;
@@ -220,6 +220,91 @@ struct Logits {
 #endif
     }
 };
+
+// Σ dy·y of rows lane/4 and lane/4 + 8 of each 16, for all four lanes of a row.
+__device__ __forceinline__ float row_dot(const bf16* a, const bf16* b) {
+    float sum = 0.f;
+#pragma unroll
+    for (int column = 0; column < HEAD_DIM; column += 4 * CHUNK) {
+        const u32 at = column + threadIdx.x % 4 * CHUNK;
+        if (HEAD_DIM % (4 * CHUNK) && at >= HEAD_DIM) break;
+        u32 x[CHUNK / 2], y[CHUNK / 2];
+        if constexpr (CHUNK == 8) {
+            const uint4 u = *(const uint4*)(a + at), w = *(const uint4*)(b + at);
+            x[0] = u.x, x[1] = u.y, x[2] = u.z, x[3] = u.w, y[0] = w.x, y[1] = w.y, y[2] = w.z, y[3] = w.w;
+        } else {
+#pragma unroll
+            for (int n = 0; n < CHUNK / 2; ++n) x[n] = ((const u32*)(a + at))[n], y[n] = ((const u32*)(b + at))[n];
+        }
+#pragma unroll
+        for (int n = 0; n < CHUNK / 2; ++n)
+            sum = fmaf(low_bf16(x[n]), low_bf16(y[n]), fmaf(high_bf16(x[n]), high_bf16(y[n]), sum));
+    }
+    sum += __shfl_xor_sync(FULL_MASK, sum, 1);
+    return sum + __shfl_xor_sync(FULL_MASK, sum, 2);
+}
+
+// What a thread knows of its rows of queries: rows lane/4 and lane/4 + 8 of M fragments.
+template <int M> struct QueryRows {
+    float sum[M][2], top[M][2]; // of the exponentials; of the logits, if a running maximum is kept
+    u32 first[M][2], position[M][2];
+};
+
+// Replaces logits of keys key.. by exponentials and adds them to the rows' sums; where the maximum of a row grows, its
+// sum and output shrink. MASKED: some query does not see some key.
+template <bool MASKED, int M, int N, int C>
+__device__ __forceinline__ void exponentials(float (&x)[M][N][4], float (&out)[M][C][4], QueryRows<M>& rows, u32 key) {
+    const u32 column = threadIdx.x % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < M; ++m)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const u32 first = rows.first[m][half] - key - column;
+            const u32 count = rows.position[m][half] - rows.first[m][half];
+#if RUNNING_MAX
+            float top = rows.top[m][half];
+#pragma unroll
+            for (int n = 0; n < N; ++n)
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    float& y = x[m][n][half * 2 + e];
+                    if (MASKED && n * 8 + e - first > count) y = -INFINITY_F;
+                    top = fmaxf(top, y);
+                }
+            top = fmaxf(top, __shfl_xor_sync(FULL_MASK, top, 1));
+            top = fmaxf(top, __shfl_xor_sync(FULL_MASK, top, 2));
+            // A row that has seen no key has no maximum yet.
+            const float shift = fmaxf(top, -1e30f);
+            if (__any_sync(FULL_MASK, top > rows.top[m][half])) {
+                const float shrink = exp2_approx(rows.top[m][half] - shift);
+                rows.top[m][half] = top;
+                rows.sum[m][half] *= shrink;
+#pragma unroll
+                for (int n = 0; n < C; ++n)
+#pragma unroll
+                    for (int e = 0; e < 2; ++e) out[m][n][half * 2 + e] *= shrink;
+            }
+#pragma unroll
+            for (int n = 0; n < N; ++n)
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    float& y = x[m][n][half * 2 + e];
+                    y = exp2_approx(y - shift);
+                    rows.sum[m][half] += y;
+                }
+#else
+#pragma unroll
+            for (int n = 0; n < N; ++n)
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    float& y = x[m][n][half * 2 + e];
+                    y = exp2_approx(y);
+                    if (MASKED && n * 8 + e - first > count) y = 0.f;
+                    rows.sum[m][half] += y;
+                }
+#endif
+        }
+}
 
 // Which query tile, sequence and head a block of the forward or dQ kernel has. The heaviest tiles, the last, go first.
 struct QueryTile {

@@ -23,29 +23,6 @@ __device__ __forceinline__ void fragment(u32 (&a)[M][4], const u32 (&kept)[M][KE
     }
 }
 
-// Σ dy·y of rows lane/4 and lane/4 + 8 of each 16, for all four lanes of a row.
-__device__ __forceinline__ float row_dot(const bf16* a, const bf16* b) {
-    float sum = 0.f;
-#pragma unroll
-    for (int column = 0; column < HEAD_DIM; column += 4 * CHUNK) {
-        const u32 at = column + threadIdx.x % 4 * CHUNK;
-        if (HEAD_DIM % (4 * CHUNK) && at >= HEAD_DIM) break;
-        u32 x[CHUNK / 2], y[CHUNK / 2];
-        if constexpr (CHUNK == 8) {
-            const uint4 u = *(const uint4*)(a + at), w = *(const uint4*)(b + at);
-            x[0] = u.x, x[1] = u.y, x[2] = u.z, x[3] = u.w, y[0] = w.x, y[1] = w.y, y[2] = w.z, y[3] = w.w;
-        } else {
-#pragma unroll
-            for (int n = 0; n < CHUNK / 2; ++n) x[n] = ((const u32*)(a + at))[n], y[n] = ((const u32*)(b + at))[n];
-        }
-#pragma unroll
-        for (int n = 0; n < CHUNK / 2; ++n)
-            sum = fmaf(low_bf16(x[n]), low_bf16(y[n]), fmaf(high_bf16(x[n]), high_bf16(y[n]), sum));
-    }
-    sum += __shfl_xor_sync(FULL_MASK, sum, 1);
-    return sum + __shfl_xor_sync(FULL_MASK, sum, 2);
-}
-
 const bool KEEP_QUERIES = DIM <= 64;
 const int PART = 16; // keys at a time
 
@@ -151,7 +128,7 @@ attention_dq_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first_
         low = min(low, __shfl_xor_sync(FULL_MASK, low, n));
         lowest_end = max(lowest_end, __shfl_xor_sync(FULL_MASK, lowest_end, n));
     }
-    const u32 block_low = first_key ? block_min(low) : 0;
+    const u32 block_low = first_key ? block_min<WARPS>(low) : 0;
     const u32 position = offset + min(own, t - 1), high = offset + min(own + M * 16, t);
     const u32 begin = block_low / STREAM, end = (offset + min(tile.from + TILE, t) + STREAM - 1) / STREAM;
     const Logits logits(scale, softcap);
@@ -200,7 +177,7 @@ attention_dq_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first_
 
 const int SLICES = (DIM + 127) / 128;                        // of the columns of dK and dV, each a block's
 const int SLICE = (DIM / SLICES + 15) / 16 * 16;             // columns of a slice
-const int QUERY_PART = STREAM < 32 ? STREAM : DIM <= 64 ? 16 : 32; // queries at a time
+const int QUERY_PART = STREAM < 32 ? STREAM : 32;            // queries at a time
 
 // One stage of queries. Rows are keys, columns are queries. MASKED: some query does not see some key of the warp.
 template <bool MASKED>
@@ -318,7 +295,7 @@ attention_dkv_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first
         seen = 0;
         for (u32 i = begin * STREAM + threadIdx.x; i < t; i += THREADS)
             if (min(first_key[(u64)batch * t + i], offset + i) < from + TILE) seen = i + 1;
-        seen = ~block_min(~seen);
+        seen = ~block_min<WARPS>(~seen);
     }
     const u32 end = (seen + STREAM - 1) / STREAM, count = end > begin ? end - begin : 0;
     const Logits logits(scale, softcap);

@@ -1,6 +1,6 @@
 //! The CUDA side of attention: which kernel runs, in blocks of which shape. The numbers are those of the kernel files.
 
-use super::{Attention, Shape};
+use super::{Attention, Saved, Shape};
 use tensor::cuda::{Cuda, Grid, Launch};
 use tensor::{DType, Device, Error, Result, Tensor};
 
@@ -20,11 +20,32 @@ pub(super) struct Attending<'a> {
     dtype: DType,
 }
 
-/// Threads of a block of the tensor-core kernels, and of the plain ones.
-const THREADS: u32 = 128;
-const PLAIN_THREADS: u32 = 256;
+/// The families of kernels.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// f32 arithmetic: attention_plain.cu.
+    Plain,
+    /// bf16 on tensor cores, sm_80 and later: attention.cu, attention_backward.cu.
+    TensorCores,
+}
 
-/// Blocks of the tensor-core kernels (attention.cuh, attention.cu, attention_backward.cu).
+/// A kernel and the blocks that run it.
+struct Kernel {
+    file: &'static str,
+    entry: String,
+    grid: Grid,
+}
+
+/// Rows of a tile of attention_plain.cu.
+fn plain_tile(d: usize) -> usize {
+    match d {
+        ..=64 => 32,
+        65..=192 => 16,
+        _ => 8,
+    }
+}
+
+/// Blocks of the tensor-core kernels (attention.cuh).
 struct Blocks {
     /// Bytes of a row in shared memory.
     row: usize,
@@ -49,33 +70,12 @@ impl Blocks {
             rows: if d <= 64 { 128 } else { 64 },
             stream: match d {
                 ..=64 => 64,
-                ..=128 => 32,
+                65..=128 => 32,
                 _ => 16,
             },
             stages: if d <= 128 { 2 } else { 1 },
             slices: d.div_ceil(128),
         }
-    }
-
-    fn forward_shared(&self) -> usize {
-        (self.queries + 4 * self.stream) * self.row
-    }
-
-    fn dq_shared(&self) -> usize {
-        2 * (self.rows + self.stages * self.stream) * self.row
-    }
-
-    fn dkv_shared(&self) -> usize {
-        self.dq_shared() + self.stages * self.stream * 12
-    }
-}
-
-/// Rows of a tile of attention_plain.cu.
-fn plain_tile(d: usize) -> usize {
-    match d {
-        ..=64 => 32,
-        ..=192 => 16,
-        _ => 8,
     }
 }
 
@@ -96,19 +96,63 @@ impl<'a> Attending<'a> {
             }
         }
         if shape.d == 0 || shape.d % 2 != 0 || shape.d > 256 {
-            let message =
-                format!("head dimension {} on a GPU; it must be even and at most 256", shape.d);
+            let message = format!("head dimension {} on a GPU; it must be even and at most 256", shape.d);
             return Err(Error::shape("attention", message));
         }
         if batch > 65535 || shape.heads > 65535 {
-            let message = format!("{batch} sequences of {} heads; a GPU takes at most 65535 of each", shape.heads);
+            let message =
+                format!("{batch} sequences of {} heads; a GPU takes at most 65535 of each", shape.heads);
             return Err(Error::shape("attention", message));
         }
         Ok(Attending { gpu, op, shape, batch, dtype })
     }
 
-    fn tensor_cores(&self) -> bool {
-        self.dtype == DType::BF16 && self.gpu.arch() >= 80
+    fn form(&self) -> Form {
+        match (self.dtype, self.gpu.arch()) {
+            (DType::BF16, 80..) => Form::TensorCores,
+            _ => Form::Plain,
+        }
+    }
+
+    fn forward_kernel(&self) -> Kernel {
+        let Shape { t, heads, d, .. } = self.shape;
+        match self.form() {
+            Form::Plain => {
+                let tile = plain_tile(d);
+                let shared = (3 * tile * (d + 1) + tile * (tile + 1)) * 4;
+                let grid = self.grid(t.div_ceil(tile), heads, 256, shared);
+                Kernel::new("attention_plain", format!("attention_plain_forward_{}", self.dtype), grid)
+            }
+            Form::TensorCores => {
+                let Blocks { row, queries, stream, .. } = Blocks::of(d);
+                let grid = self.grid(t.div_ceil(queries), heads, 128, (queries + 4 * stream) * row);
+                Kernel::new("attention", "attention_forward_bf16", grid)
+            }
+        }
+    }
+
+    /// The kernels of dQ, then of dK and dV.
+    fn backward_kernels(&self) -> [Kernel; 2] {
+        let Shape { t, s, heads, kv_heads, d } = self.shape;
+        match self.form() {
+            Form::Plain => {
+                let tile = plain_tile(d);
+                let (tiles, square) = (4 * tile * (d + 1), tile * (tile + 1));
+                let dq = self.grid(t.div_ceil(tile), heads, 256, (tiles + square) * 4);
+                let dkv = self.grid(s.div_ceil(tile), kv_heads, 256, (tiles + 2 * square) * 4);
+                [("dq", dq), ("dkv", dkv)].map(|(what, grid)| {
+                    Kernel::new("attention_plain", format!("attention_plain_{what}_{}", self.dtype), grid)
+                })
+            }
+            Form::TensorCores => {
+                let Blocks { row, rows, stream, stages, slices, .. } = Blocks::of(d);
+                let shared = 2 * (rows + stages * stream) * row;
+                let dq = self.grid(t.div_ceil(rows), heads, 128, shared);
+                let dkv = self.grid(s.div_ceil(rows) * slices, kv_heads, 128, shared + stages * stream * 12);
+                [("attention_dq_bf16", dq), ("attention_dkv_bf16", dkv)]
+                    .map(|(entry, grid)| Kernel::new("attention_backward", entry, grid))
+            }
+        }
     }
 
     fn scale(&self) -> f32 {
@@ -116,14 +160,17 @@ impl<'a> Attending<'a> {
     }
 
     /// `-D` options of a kernel file; none for the form that is loaded when the device is opened.
-    fn defines(&self, running_max: bool) -> Vec<String> {
+    fn defines(&self, file: &str) -> Vec<String> {
         let mut defines = Vec::new();
         if self.shape.d != 64 {
             defines.push(format!("HEAD_DIM={}", self.shape.d));
         }
-        if self.tensor_cores() && self.op.softcap <= 0.0 {
+        if matches!(file, "attention_plain" | "attention_decode") {
+            return defines; // these read the cap at run time
+        }
+        if self.op.softcap <= 0.0 {
             defines.push("SOFTCAP=0".to_owned());
-        } else if self.tensor_cores() && running_max && self.op.softcap > BOUNDING_CAP {
+        } else if self.op.softcap > BOUNDING_CAP {
             defines.push("RUNNING_MAX=1".to_owned());
         }
         defines
@@ -145,7 +192,7 @@ impl<'a> Attending<'a> {
 
     /// The output and the log-sums, f32 `[B, T, Hq]`.
     pub fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<(Tensor, Tensor)> {
-        let Shape { t, s, heads, d, .. } = self.shape;
+        let Shape { t, s, heads, .. } = self.shape;
         let device = Device::Cuda(self.gpu);
         let mut y = Tensor::empty(q.dims(), self.dtype, &device)?;
         let mut log_sum = Tensor::empty(&[self.batch, t, heads], DType::F32, &device)?;
@@ -153,27 +200,18 @@ impl<'a> Attending<'a> {
             self.decode(q, k, v, &mut y, &mut log_sum)?;
             return Ok((y, log_sum));
         }
-        let plain = format!("attention_plain_forward_{}", self.dtype);
-        let (file, entry, grid) = if self.tensor_cores() {
-            let blocks = Blocks::of(d);
-            let grid = self.grid(t.div_ceil(blocks.queries), heads, THREADS, blocks.forward_shared());
-            ("attention", "attention_forward_bf16", grid)
-        } else {
-            let tile = plain_tile(d);
-            let shared = (3 * tile * (d + 1) + tile * (tile + 1)) * 4;
-            ("attention_plain", plain.as_str(), self.grid(t.div_ceil(tile), heads, PLAIN_THREADS, shared))
-        };
-        let defines = self.defines(true);
+        let kernel = self.forward_kernel();
+        let defines = self.defines(kernel.file);
         let defines: Vec<&str> = defines.iter().map(String::as_str).collect();
-        let launch = (self.gpu.entry_with(file, &defines, entry.to_owned()))
+        let launch = (self.gpu.entry_with(kernel.file, &defines, kernel.entry))
             .read(q)?
             .read(k)?
             .read(v)?
             .read_optional(self.op.first_key.as_ref())?
             .write(&mut y)?
             .write(&mut log_sum)?;
-        // SAFETY: both forward kernels take these arguments and stay within tensors of this shape.
-        unsafe { self.scales(self.sizes(launch)).run(grid) }?;
+        // SAFETY: every forward kernel takes these arguments and stays within tensors of this shape.
+        unsafe { self.scales(self.sizes(launch)).run(kernel.grid) }?;
         Ok((y, log_sum))
     }
 
@@ -191,8 +229,8 @@ impl<'a> Attending<'a> {
             1 => None,
             _ => Some(Tensor::empty(&[splits, outputs, d + 2], DType::F32, &device)?),
         };
-        let defines = self.defines(false);
-        let defines: Vec<&str> = (defines.iter().map(String::as_str)).filter(|x| x.starts_with("HEAD_DIM")).collect();
+        let defines = self.defines("attention_decode");
+        let defines: Vec<&str> = defines.iter().map(String::as_str).collect();
         let entry = |what: &str| format!("attention_{what}_{}", self.dtype);
         let launch = (self.gpu.entry_with("attention_decode", &defines, entry("decode")))
             .read(q)?
@@ -216,46 +254,34 @@ impl<'a> Attending<'a> {
     }
 
     /// Gradients of q, k and v.
-    pub fn backward(&self, x: &super::Saved, dy: &Tensor) -> Result<[Tensor; 3]> {
-        let Shape { t, s, heads, kv_heads, d } = self.shape;
+    pub fn backward(&self, x: &Saved, dy: &Tensor) -> Result<[Tensor; 3]> {
         let device = Device::Cuda(self.gpu);
         let mut dq = Tensor::empty(x.q.dims(), self.dtype, &device)?;
         let mut dk = Tensor::empty(x.k.dims(), self.dtype, &device)?;
         let mut dv = Tensor::empty(x.v.dims(), self.dtype, &device)?;
         let mut delta = Tensor::empty(x.log_sum.dims(), DType::F32, &device)?;
-        let (file, dq_grid, dkv_grid, prefix) = if self.tensor_cores() {
-            let blocks = Blocks::of(d);
-            let rows = blocks.rows;
-            (
-                "attention_backward",
-                self.grid(t.div_ceil(rows), heads, THREADS, blocks.dq_shared()),
-                self.grid(s.div_ceil(rows) * blocks.slices, kv_heads, THREADS, blocks.dkv_shared()),
-                "attention",
-            )
-        } else {
-            let tile = plain_tile(d);
-            let (tiles, square) = (4 * tile * (d + 1), tile * (tile + 1));
-            (
-                "attention_plain",
-                self.grid(t.div_ceil(tile), heads, PLAIN_THREADS, (tiles + square) * 4),
-                self.grid(s.div_ceil(tile), kv_heads, PLAIN_THREADS, (tiles + 2 * square) * 4),
-                "attention_plain",
-            )
-        };
-        let defines = self.defines(false);
+        let [of_q, of_kv] = self.backward_kernels();
+        let defines = self.defines(of_q.file);
         let defines: Vec<&str> = defines.iter().map(String::as_str).collect();
-        let kernel = |what: &str| {
-            let launch = self.gpu.entry_with(file, &defines, format!("{prefix}_{what}_{}", self.dtype));
+        let start = |kernel: &Kernel| {
+            let launch = self.gpu.entry_with(kernel.file, &defines, kernel.entry.clone());
             launch.read(&x.q)?.read(&x.k)?.read(&x.v)?.read_optional(self.op.first_key.as_ref())
         };
-        let launch = kernel("dq")?.read(&x.y)?.read(&x.log_sum)?.read(dy)?.write(&mut dq)?.write(&mut delta)?;
-        // SAFETY: the arguments are those of both dq kernels, which write dq and delta, of this shape.
-        unsafe { self.scales(self.sizes(launch)).run(dq_grid) }?;
         let launch =
-            kernel("dkv")?.read(&x.log_sum)?.read(&delta)?.read(dy)?.write(&mut dk)?.write(&mut dv)?;
-        // SAFETY: the arguments are those of both dkv kernels, which write dk and dv, of this shape.
-        unsafe { self.scales(self.sizes(launch)).run(dkv_grid) }?;
+            start(&of_q)?.read(&x.y)?.read(&x.log_sum)?.read(dy)?.write(&mut dq)?.write(&mut delta)?;
+        // SAFETY: the arguments are those of every dq kernel, which writes dq and delta, of this shape.
+        unsafe { self.scales(self.sizes(launch)).run(of_q.grid) }?;
+        let launch =
+            start(&of_kv)?.read(&x.log_sum)?.read(&delta)?.read(dy)?.write(&mut dk)?.write(&mut dv)?;
+        // SAFETY: the arguments are those of every dkv kernel, which writes dk and dv, of this shape.
+        unsafe { self.scales(self.sizes(launch)).run(of_kv.grid) }?;
         Ok([dq, dk, dv])
+    }
+}
+
+impl Kernel {
+    fn new(file: &'static str, entry: impl Into<String>, grid: Grid) -> Self {
+        Kernel { file, entry: entry.into(), grid }
     }
 }
 
