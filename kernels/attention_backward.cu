@@ -177,7 +177,11 @@ attention_dq_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first_
 
 const int SLICES = (DIM + 127) / 128;                        // of the columns of dK and dV, each a block's
 const int SLICE = (DIM / SLICES + 15) / 16 * 16;             // columns of a slice
-const int QUERY_PART = STREAM < 32 ? STREAM : 32;            // queries at a time
+#if __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 1200
+const int QUERY_PART = 16; // queries at a time; with 32 the compiler spills registers for these
+#else
+const int QUERY_PART = STREAM < 32 ? STREAM : 32; // queries at a time
+#endif
 
 // One stage of queries. Rows are keys, columns are queries. MASKED: some query does not see some key of the warp.
 template <bool MASKED>
