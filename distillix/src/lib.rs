@@ -4,6 +4,7 @@
 //!
 //! * [`smelter`] trains: its `data` turns text into batches, its `trainer` makes a step, its `train` a whole run with
 //!   validation, checkpoints and metrics, all of it set by one [`smelter::config::Config`].
+//! * [`foundry`] makes and cleans training sets.
 //! * [`run`] loads the model of a run folder, completes text with it, and inspects its weights.
 //! * [`tokenizer`] reads and makes Hugging Face `tokenizer.json` files.
 //! * [`verify`] compares what this program computes with the dump of a reference.
@@ -27,6 +28,7 @@
 
 pub mod bench;
 pub mod cli;
+pub mod foundry;
 pub mod run;
 pub mod smelter;
 pub mod tokenizer;

@@ -52,6 +52,29 @@ pub enum Error {
         /// What was wrong.
         message: String,
     },
+    /// A device cannot be used, or failed.
+    #[error("{device}: {message}")]
+    Device {
+        /// The device.
+        device: String,
+        /// What was wrong.
+        message: String,
+    },
+    /// A device has too little memory.
+    #[error("{device}: no memory for {} MiB beside the {} MiB in use{}", requested.div_ceil(1 << 20), in_use >> 20,
+        limit.map(|limit| format!(" (limit {} MiB)", limit >> 20)).unwrap_or_default())]
+    OutOfMemory {
+        /// The device.
+        device: String,
+        /// Bytes asked for.
+        requested: usize,
+        /// Bytes in live tensors.
+        in_use: usize,
+        /// Bytes taken from the driver.
+        reserved: usize,
+        /// Most bytes that may be taken from the driver.
+        limit: Option<usize>,
+    },
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {
@@ -82,6 +105,11 @@ impl Error {
     /// A type error of `op`.
     pub fn dtype(op: &'static str, expected: &'static str, got: DType) -> Self {
         Error::DType { op, expected, got }
+    }
+
+    /// An error of a device.
+    pub fn device(device: impl Into<String>, message: impl Into<String>) -> Self {
+        Error::Device { device: device.into(), message: message.into() }
     }
 
     /// An argument error of `op`.

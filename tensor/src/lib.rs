@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod cpu;
+pub mod cuda;
 mod device;
 mod dtype;
 mod error;

@@ -1,5 +1,6 @@
 //! Memory of tensors: one enum arm a device, and the pool that reuses host buffers.
 
+use crate::cuda::CudaBuffer;
 use crate::{Device, Error, Result};
 use std::alloc::{self, Layout as MemLayout};
 use std::collections::HashMap;
@@ -13,18 +14,41 @@ const ALIGN: usize = 64;
 /// Memory on one device.
 pub(crate) enum Storage {
     Cpu(CpuBuffer),
+    Cuda(CudaBuffer),
 }
 
 impl Storage {
     pub fn device(&self) -> Device {
         match self {
             Storage::Cpu(_) => Device::Cpu,
+            Storage::Cuda(buffer) => Device::Cuda(buffer.gpu()),
         }
     }
 
-    pub fn cpu(&self) -> &CpuBuffer {
-        let Storage::Cpu(buffer) = self;
-        buffer
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Storage::Cpu(buffer) => buffer.len(),
+            Storage::Cuda(buffer) => buffer.len(),
+        }
+    }
+
+    pub fn is_writable(&self) -> bool {
+        match self {
+            Storage::Cpu(buffer) => buffer.is_writable(),
+            Storage::Cuda(_) => true,
+        }
+    }
+
+    /// The host's buffer, for `op`.
+    pub fn cpu(&self, op: &'static str) -> Result<&CpuBuffer> {
+        match self {
+            Storage::Cpu(buffer) => Ok(buffer),
+            Storage::Cuda(buffer) => {
+                let message = format!("{op} needs a tensor in host memory; copy it with to_device first");
+                Err(Error::device(buffer.gpu().to_string(), message))
+            }
+        }
     }
 }
 
@@ -53,7 +77,7 @@ impl CpuBuffer {
     pub fn new(len: usize) -> Result<Self> {
         let ptr = POOL.take(size_class(len))?;
         let mut buffer = CpuBuffer { ptr, len, owner: Owner::Pool };
-        if POISON.load(Ordering::Relaxed) {
+        if is_poisoned() {
             buffer.bytes_mut().fill(0xff);
         }
         Ok(buffer)
@@ -103,6 +127,10 @@ static POISON: AtomicBool = AtomicBool::new(false);
 /// Fills new tensors with 0xFF bytes (NaN in every float type), so that a test sees what an operation never wrote.
 pub fn set_poison(on: bool) {
     POISON.store(on, Ordering::Relaxed);
+}
+
+pub(crate) fn is_poisoned() -> bool {
+    POISON.load(Ordering::Relaxed)
 }
 
 /// What the host pool holds, in bytes, and how often it asked the system for memory.

@@ -1,5 +1,6 @@
 //! The n-dimensional array.
 
+use crate::cuda::{Cuda, CudaBuffer};
 use crate::layout::numel;
 use crate::storage::{CpuBuffer, Storage};
 use crate::{DType, Device, Element, Error, Layout, Result, with_element};
@@ -33,13 +34,14 @@ impl Tensor {
         let bytes = bytes.ok_or_else(|| Error::shape("empty", format!("dims {dims:?} overflow")))?;
         let storage = match device {
             Device::Cpu => Storage::Cpu(CpuBuffer::new(bytes)?),
+            Device::Cuda(gpu) => Storage::Cuda(CudaBuffer::new(*gpu, bytes)?),
         };
         Ok(Self::from_storage(storage, dims, dtype))
     }
 
     /// `storage` must hold exactly the elements of `dims`.
     pub(crate) fn from_storage(storage: Storage, dims: &[usize], dtype: DType) -> Self {
-        let len = storage.cpu().len();
+        let len = storage.len();
         debug_assert_eq!(Some(len), numel(dims).map(|n| n * dtype.size()));
         let region = Arc::new(Region { storage: Arc::new(storage), start: 0, len });
         Tensor { region, layout: Layout::contiguous(dims), dtype }
@@ -63,7 +65,7 @@ impl Tensor {
             return Err(Error::shape("from_slice", format!("{} elements for dims {dims:?}", data.len())));
         }
         let mut out = Self::empty(dims, T::DTYPE, device)?;
-        out.as_mut_slice()?.copy_from_slice(data);
+        out.copy_from_slice(data)?;
         Ok(out)
     }
 
@@ -131,7 +133,7 @@ impl Tensor {
         Err(Error::dtype(op, T::DTYPE.name(), self.dtype))
     }
 
-    fn not_contiguous(&self, op: &'static str) -> Error {
+    pub(crate) fn not_contiguous(&self, op: &'static str) -> Error {
         Error::NotContiguous { op, dims: self.dims().to_vec(), strides: self.strides().to_vec() }
     }
 
@@ -144,7 +146,7 @@ impl Tensor {
         if !self.is_contiguous() {
             return Err(self.not_contiguous("as_slice"));
         }
-        let all = self.region_slice::<T>();
+        let all = self.region_slice::<T>("as_slice")?;
         Ok(&all[self.layout.offset()..][..self.numel()])
     }
 
@@ -154,18 +156,44 @@ impl Tensor {
     /// If `T` is not the element type.
     pub fn as_strided<T: Element>(&self) -> Result<&[T]> {
         self.expect::<T>("as_strided")?;
-        Ok(self.region_slice())
+        self.region_slice("as_strided")
     }
 
-    fn region_slice<T: Element>(&self) -> &[T] {
-        let buffer = self.region.storage.cpu();
+    fn region_slice<T: Element>(&self, op: &'static str) -> Result<&[T]> {
+        let buffer = self.region.storage.cpu(op)?;
         // SAFETY: the region lies within the buffer and starts at a multiple of the element size (all regions of a
         // buffer are cut at its elements); every bit pattern is a valid `T`; nobody writes while this tensor is
         // borrowed, since writing needs the only reference to the region.
         unsafe {
             let first = buffer.ptr().add(self.region.start).cast::<T>();
-            std::slice::from_raw_parts(first, self.region.len / size_of::<T>())
+            Ok(std::slice::from_raw_parts(first, self.region.len / size_of::<T>()))
         }
+    }
+
+    /// Where the first element lies in the memory of `gpu`.
+    pub(crate) fn device_address(&self, gpu: Cuda, op: &'static str) -> Result<u64> {
+        match &*self.region.storage {
+            Storage::Cuda(buffer) if buffer.gpu() == gpu => {
+                let first = self.region.start + self.layout.offset() * self.dtype.size();
+                Ok(buffer.address() + first as u64)
+            }
+            other => {
+                let message =
+                    format!("{op} got a tensor on {}; copy it with to_device first", other.device());
+                Err(Error::device(gpu.to_string(), message))
+            }
+        }
+    }
+
+    /// As [`Tensor::device_address`], of a contiguous tensor that nobody shares, for writing.
+    pub(crate) fn device_address_mut(&mut self, gpu: Cuda, op: &'static str) -> Result<u64> {
+        if !self.is_contiguous() {
+            return Err(self.not_contiguous(op));
+        }
+        if !self.is_unique() {
+            return Err(Error::Shared { op });
+        }
+        self.device_address(gpu, op)
     }
 
     /// The elements of a contiguous tensor, for writing.
@@ -184,7 +212,7 @@ impl Tensor {
         }
         let (offset, numel) = (self.layout.offset(), self.numel());
         let region = Arc::get_mut(&mut self.region).ok_or(Error::Shared { op })?;
-        let buffer = region.storage.cpu();
+        let buffer = region.storage.cpu(op)?;
         if !buffer.is_writable() {
             return Err(Error::Shared { op });
         }
@@ -196,9 +224,48 @@ impl Tensor {
         Ok(&mut all[offset..][..numel])
     }
 
-    /// The elements in row-major order, whatever the strides.
+    /// The elements in row-major order, whatever the strides. Waits for a GPU that has them.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>> {
-        Ok(self.contiguous()?.as_slice::<T>()?.to_vec())
+        self.expect::<T>("to_vec")?;
+        Ok(self.to_device(&Device::Cpu)?.contiguous()?.as_slice::<T>()?.to_vec())
+    }
+
+    /// Overwrites the elements of a contiguous tensor that nobody shares with a row-major slice. To a GPU the copy is
+    /// asynchronous, from pinned memory: `data` may change as soon as the call returns.
+    pub fn copy_from_slice<T: Element>(&mut self, data: &[T]) -> Result<()> {
+        const OP: &str = "copy_from_slice";
+        self.expect::<T>(OP)?;
+        if data.len() != self.numel() {
+            let message = format!("{} elements for dims {:?}", data.len(), self.dims());
+            return Err(Error::shape(OP, message));
+        }
+        match self.device() {
+            Device::Cpu => self.writable(OP)?.copy_from_slice(data),
+            Device::Cuda(gpu) => {
+                let to = self.device_address_mut(gpu, OP)?;
+                gpu.upload(bytemuck::cast_slice(data), to)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same elements on a device: this tensor if it is there, else a contiguous copy. Waits for the GPU it comes from.
+    pub fn to_device(&self, device: &Device) -> Result<Self> {
+        let from = self.device();
+        if from == *device {
+            return Ok(self.clone());
+        }
+        let source = self.contiguous()?;
+        let mut out = Self::empty(self.dims(), self.dtype, device)?;
+        with_element!(self.dtype, T => match from {
+            Device::Cuda(gpu) if *device == Device::Cpu => {
+                let address = source.device_address(gpu, "to_device")?;
+                gpu.download(address, bytemuck::cast_slice_mut(out.as_mut_slice::<T>()?))?;
+            }
+            Device::Cuda(_) => out = source.to_device(&Device::Cpu)?.to_device(device)?,
+            Device::Cpu => out.copy_from_slice(source.as_slice::<T>()?)?,
+        });
+        Ok(out)
     }
 
     /// The single element of a tensor with one.
@@ -209,13 +276,12 @@ impl Tensor {
                 format!("dims {:?} hold more or less than one element", self.dims()),
             ));
         }
-        self.expect::<T>("item")?;
-        Ok(self.region_slice::<T>()[self.layout.offset()])
+        Ok(self.to_vec::<T>()?[0])
     }
 
     /// Whether no other tensor shares the memory, so that it can be written in place.
     pub fn is_unique(&self) -> bool {
-        Arc::strong_count(&self.region) == 1 && self.region.storage.cpu().is_writable()
+        Arc::strong_count(&self.region) == 1 && self.region.storage.is_writable()
     }
 
     fn view(&self, layout: Layout) -> Self {
@@ -286,6 +352,11 @@ impl Tensor {
         if self.dims() != source.dims() {
             let message = format!("dims {:?} from {:?}", self.dims(), source.dims());
             return Err(Error::shape("copy_from", message));
+        }
+        if let Device::Cuda(gpu) = self.device() {
+            let from = source.contiguous()?.device_address(gpu, "copy_from")?;
+            let len = self.numel() * self.dtype.size();
+            return gpu.copy(from, self.device_address_mut(gpu, "copy_from")?, len);
         }
         with_element!(self.dtype, T => {
             let from = source.as_strided::<T>()?;

@@ -1,0 +1,131 @@
+//! Syntax trees.
+
+use super::language::Language;
+use std::cell::RefCell;
+use std::ops::Range;
+use tree_sitter::{Node, Parser, Tree};
+
+/// Texts of more bytes are not parsed: time and memory of a parser grow with what it is given.
+pub const MAX_BYTES: usize = 4 << 20;
+
+/// The syntax tree of a text.
+#[derive(Clone, Debug)]
+pub struct Syntax {
+    /// The tree. Its offsets are bytes of the text.
+    pub tree: Tree,
+    /// Bytes that do not fit the grammar, in order; empty where something is missing.
+    pub errors: Vec<Range<usize>>,
+}
+
+impl Syntax {
+    /// Parses `text`, with the grammar of the language that describes it best. `None` for texts above [`MAX_BYTES`].
+    pub fn parse(language: Language, text: &str) -> Option<Self> {
+        if text.len() > MAX_BYTES {
+            return None;
+        }
+        let mut best: Option<Self> = None;
+        for grammar in language.grammars() {
+            let Some(tree) = parse_with(&grammar, text) else { continue };
+            let syntax = Self { errors: errors(&tree), tree };
+            if best.as_ref().is_none_or(|best| syntax.errors.len() < best.errors.len()) {
+                best = Some(syntax);
+            }
+            if best.as_ref().is_some_and(Self::is_valid) {
+                break;
+            }
+        }
+        best
+    }
+
+    /// True if the whole text fits the grammar.
+    pub fn is_valid(&self) -> bool {
+        self.errors.is_empty()
+    }
+
+    /// Visits every node, parents first. `visit` says whether to go into the node's children.
+    pub fn visit(&self, visit: impl FnMut(Node<'_>) -> bool) {
+        visit_nodes(&self.tree, visit);
+    }
+}
+
+fn parse_with(grammar: &tree_sitter::Language, text: &str) -> Option<Tree> {
+    thread_local! {
+        static PARSER: RefCell<Parser> = RefCell::new(Parser::new());
+    }
+    PARSER.with_borrow_mut(|parser| {
+        parser.set_language(grammar).ok()?;
+        parser.parse(text, None)
+    })
+}
+
+fn visit_nodes<'tree>(tree: &'tree Tree, mut visit: impl FnMut(Node<'tree>) -> bool) {
+    let mut cursor = tree.walk();
+    loop {
+        if visit(cursor.node()) && cursor.goto_first_child() {
+            continue;
+        }
+        while !cursor.goto_next_sibling() {
+            if !cursor.goto_parent() {
+                return;
+            }
+        }
+    }
+}
+
+fn errors(tree: &Tree) -> Vec<Range<usize>> {
+    let mut errors = Vec::new();
+    visit_nodes(tree, |node| {
+        if node.is_error() || node.is_missing() {
+            errors.push(node.byte_range());
+            return false;
+        }
+        node.has_error()
+    });
+    errors
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_grammar_loads_and_tells_right_from_wrong() {
+        let samples: [(Language, &str, &str); 9] = [
+            (Language::Python, "def f(x):\n    return x\n", "def f(x:\n    return x\n"),
+            (Language::Rust, "fn f(x: u8) -> u8 { x }\n", "fn f(x: u8 -> u8 { x }\n"),
+            (Language::JavaScript, "const f = x => <b>{x}</b>;\n", "const f = => x;\n"),
+            (Language::TypeScript, "const f = (x: number) => x as number;\n", "const f = (x: number => x;\n"),
+            (Language::Go, "package a\nfunc f(x int) int { return x }\n", "func f(x int int { return x }\n"),
+            (
+                Language::Java,
+                "class A { int f(int x) { return x; } }\n",
+                "class A { int f(int x { return x; } }\n",
+            ),
+            (Language::C, "int f(int x) { return x; }\n", "int f(int x) { return x; \n"),
+            (
+                Language::Cpp,
+                "template <class T> T f(T x) { return x; }\n",
+                "template <class T T f(T x) { return x; }\n",
+            ),
+            (Language::Bash, "f() { echo \"$1\"; }\n", "if true; then echo 1\n"),
+        ];
+        for (language, right, wrong) in samples {
+            let valid = |text| Syntax::parse(language, text).expect("parses").is_valid();
+            assert!(valid(right) && !valid(wrong), "{language}");
+        }
+        let tsx = Syntax::parse(Language::TypeScript, "const a = <b c={1}>é</b>;\n").expect("parses");
+        assert!(tsx.is_valid());
+    }
+
+    #[test]
+    fn a_deep_tree_is_no_danger() {
+        let text = format!("x = {}1{}\n", "(".repeat(100_000), ")".repeat(100_000));
+        let syntax = Syntax::parse(Language::Python, &text).expect("parses");
+        let mut nodes = 0;
+        syntax.visit(|_| {
+            nodes += 1;
+            true
+        });
+        assert!(nodes > 100_000);
+    }
+}
