@@ -6,6 +6,7 @@ mod bench;
 mod complete;
 mod config;
 mod device;
+mod foundry;
 mod inspect;
 mod output;
 mod progress;
@@ -33,6 +34,8 @@ pub struct Cli {
 enum Command {
     Train(train::Args),
     Complete(complete::Args),
+    #[command(subcommand)]
+    Foundry(foundry::Command),
     Inspect(inspect::Args),
     Verify(verify::Args),
     Bench(bench::Args),
@@ -47,6 +50,7 @@ impl Command {
             Command::Train(args) => train::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Complete(args) => complete::run(&args),
+            Command::Foundry(command) => foundry::run(&command),
             Command::Inspect(args) => inspect::run(&args),
             Command::Config(args) => config::run(&args),
             Command::Tokenizer(command) => tokenizer::run(&command),
@@ -62,6 +66,9 @@ pub struct WrongUse(pub String);
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
+    if let Some(code) = crate::foundry::sandbox::launch_if_asked() {
+        return code;
+    }
     match Cli::parse().command.run() {
         Ok(code) => code,
         Err(error) => report(&error),

@@ -26,8 +26,7 @@ impl Place {
     pub(super) fn find() -> Result<Place, String> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(|e| format!("no mountinfo: {e}"))?;
         let groups = fs::read_to_string("/proc/self/cgroup").map_err(|e| format!("no cgroup: {e}"))?;
-        let (mount, own) =
-            locate(&mounts, &groups).ok_or("no control groups of version 2 are mounted")?;
+        let (mount, own) = locate(&mounts, &groups).ok_or("no control groups of version 2 are mounted")?;
         let below = mount.join(own.strip_prefix("/").unwrap_or(&own));
         // A group with processes in it cannot hand out memory limits below itself, so the usual place is beside it.
         let beside = below.parent().filter(|p| p.starts_with(&mount)).map(Path::to_owned);

@@ -74,6 +74,13 @@ def show(error, sources):
     traceback.print_exception(type(error), error, trace)
 
 
+def out_of_memory(error, space):
+    """Frees what can be freed, so that there is room to say so."""
+    error.__traceback__ = None
+    space.clear()
+    report("memory", "")
+
+
 def last_file(error):
     trace, name = error.__traceback__, None
     while trace is not None:
@@ -142,9 +149,11 @@ def main():
         if not with_tests:
             raise
         report("fail", "the code ended the program before its tests")
+    except MemoryError as error:
+        out_of_memory(error, space)
     except BaseException as error:
         show(error, sources)
-        report("memory" if isinstance(error, MemoryError) else "fail", describe(error, sources))
+        report("fail", describe(error, sources))
     if not with_tests:
         return
 
@@ -167,9 +176,11 @@ def main():
         # unittest.main() ends so; the code under test must not.
         if last_file(error) == name or error.code not in (None, 0):
             report("fail", "SystemExit: %s" % (error.code,))
+    except MemoryError as error:
+        out_of_memory(error, space)
     except BaseException as error:
         show(error, sources)
-        report("memory" if isinstance(error, MemoryError) else "fail", describe(error, sources))
+        report("fail", describe(error, sources))
     report("pass " + nonce, "")
 
 

@@ -178,8 +178,7 @@ mod tests {
 
     #[test]
     fn some_layers_are_needed() {
-        for layer in
-            [Layer::Seccomp, Layer::NoNewPrivileges, Layer::UnprivilegedUser, Layer::ResourceLimits]
+        for layer in [Layer::Seccomp, Layer::NoNewPrivileges, Layer::UnprivilegedUser, Layer::ResourceLimits]
         {
             assert_eq!(all_but(&[layer]).lacking().len(), 1, "{layer}");
         }

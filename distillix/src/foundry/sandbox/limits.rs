@@ -51,7 +51,9 @@ impl Limits {
             ("files", self.files, 16),
         ] {
             if value < least {
-                return Err(format!("{what} {value} is less than an interpreter needs: give at least {least}"));
+                return Err(format!(
+                    "{what} {value} is less than an interpreter needs: give at least {least}"
+                ));
             }
         }
         Ok(())

@@ -22,17 +22,8 @@ static IS_LAUNCHER: AtomicBool = AtomicBool::new(false);
 const GRACE: Duration = Duration::from_secs(20);
 
 /// System folders and files that programs need, where they exist.
-const SYSTEM: [&str; 9] = [
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/etc/ld.so.cache",
-    "/nix/store",
-    "/gnu/store",
-];
+const SYSTEM: [&str; 9] =
+    ["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache", "/nix/store", "/gnu/store"];
 
 /// The users that root's samples run as: a range that distributions keep free for users that last as long as a process.
 const USERS: std::ops::Range<u32> = 61_184..65_520;
@@ -75,7 +66,8 @@ impl Sandbox {
             None => return Err(SandboxError::NoLauncher),
         };
         let python = Python::find(options.python.as_deref())?;
-        let mut readable: Vec<PathBuf> = SYSTEM.map(PathBuf::from).into_iter().filter(|p| p.exists()).collect();
+        let mut readable: Vec<PathBuf> =
+            SYSTEM.map(PathBuf::from).into_iter().filter(|p| p.exists()).collect();
         for folder in &python.folders {
             if !readable.iter().any(|r| folder.starts_with(r)) {
                 readable.push(folder.clone());
@@ -145,7 +137,13 @@ impl Sandbox {
 }
 
 impl Inner {
-    fn run(&self, name: &str, code: &str, tests: Option<&str>, limits: &Limits) -> Result<Verdict, SandboxError> {
+    fn run(
+        &self,
+        name: &str,
+        code: &str,
+        tests: Option<&str>,
+        limits: &Limits,
+    ) -> Result<Verdict, SandboxError> {
         limits.check().map_err(SandboxError::Failed)?;
         let failed = |what: &str, e: std::io::Error| SandboxError::Failed(format!("{what}: {e}"));
         let folder = tempfile::Builder::new()

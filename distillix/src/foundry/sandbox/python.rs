@@ -78,10 +78,7 @@ impl Python {
             return Err(format!("its prefix is {}, which samples must not read as a whole", bad.display()));
         }
         if let Some(closed) = closed_to_others(&executable, &folders) {
-            return Err(format!(
-                "only root can reach {}, and samples do not run as root",
-                closed.display()
-            ));
+            return Err(format!("only root can reach {}, and samples do not run as root", closed.display()));
         }
         Ok(Python { executable, version: version.to_owned(), folders: folders.into_iter().collect() })
     }

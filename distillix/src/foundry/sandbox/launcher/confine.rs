@@ -6,7 +6,7 @@ use super::init::{Setup, exit};
 use super::{Sample, landlock, seccomp, user};
 use nix::sys::prctl::{set_no_new_privs, set_pdeathsig};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigHandler, SigSet, Signal, SigmaskHow, signal, sigprocmask};
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, signal, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{chdir, execve, geteuid, setsid};
 use std::convert::Infallible;
@@ -90,6 +90,7 @@ fn confine(sample: &mut Sample, private: &[PathBuf]) -> Result<Infallible, Setup
         let policy = seccomp::Policy {
             unix_sockets: layers.holds(Layer::NetworkNamespace) && layers.holds(Layer::MountNamespace),
             signals_apart,
+            own_files: layers.holds(Layer::MountNamespace),
             memory_counted: layers.holds(Layer::Cgroup),
         };
         match seccomp::apply(policy) {

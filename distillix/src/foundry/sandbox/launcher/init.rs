@@ -58,7 +58,9 @@ fn first_process(mut sample: Sample, pid_namespace: bool) -> ! {
     match unsafe { fork() } {
         Ok(ForkResult::Child) => confine::run(sample, private),
         Ok(ForkResult::Parent { child }) => {
-            let Sample { mut status, .. } = sample;
+            let Sample { setup, stdin, stdout, stderr, channel, mut status, .. } = sample;
+            // The launcher waits for the ends of some, which are the sample's.
+            drop((setup, stdin, stdout, stderr, channel));
             let raw = wait_for(child);
             let _ = status.write_all(&raw.to_le_bytes());
             exit(0)

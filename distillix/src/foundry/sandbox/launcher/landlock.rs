@@ -3,8 +3,8 @@
 use super::super::protocol::Request;
 use super::root::DEVICES;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetError,
-    RulesetStatus, Scope, path_beneath_rules,
+    ABI, Access, AccessFs, AccessNet, BitFlags, LandlockStatus, Ruleset, RulesetAttr, RulesetCreatedAttr,
+    RulesetError, RulesetStatus, Scope, path_beneath_rules,
 };
 use std::path::PathBuf;
 
@@ -44,7 +44,11 @@ pub(super) fn restrict(request: &Request, private: &[PathBuf]) -> Result<Enforce
 fn rules(request: &Request, private: &[PathBuf]) -> Result<landlock::RestrictionStatus, RulesetError> {
     let all = AccessFs::from_all(NEWEST);
     let write = all
-        & !(AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev | AccessFs::ResolveUnix);
+        & !(AccessFs::Execute
+            | AccessFs::MakeChar
+            | AccessFs::MakeBlock
+            | AccessFs::IoctlDev
+            | AccessFs::ResolveUnix);
     let device: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::WriteFile;
     Ruleset::default()
         .handle_access(all)?

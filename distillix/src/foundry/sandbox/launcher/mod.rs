@@ -28,7 +28,8 @@ pub(super) use supervise::memory_reason;
 /// Reads a request from stdin, does it, and writes a report to stdout.
 pub(super) fn main() -> ExitCode {
     let report = serve().unwrap_or_else(Report::Failed);
-    let written = serde_json::to_vec(&report).map_err(io::Error::from).and_then(|text| io::stdout().write_all(&text));
+    let written =
+        serde_json::to_vec(&report).map_err(io::Error::from).and_then(|text| io::stdout().write_all(&text));
     if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

@@ -13,8 +13,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 /// The devices that programs expect and that lead nowhere.
-pub(super) const DEVICES: [&str; 5] =
-    ["/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random"];
+pub(super) const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/urandom", "/dev/random"];
 
 /// Enters a mount namespace and builds the file system in it. With `own_processes`, `/proc` shows those of this pid
 /// namespace.
@@ -81,7 +80,8 @@ fn build(new: &Path, request: &Request, own_processes: bool) -> Result<bool, Fai
     })()
     .map_err(|e: io::Error| ("cannot make a temporary folder".to_owned(), e))?;
     fs::create_dir(new.join("proc")).map_err(at(Path::new("/proc")))?;
-    for (name, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")] {
+    for (name, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
+    {
         symlink(target, new.join("dev").join(name)).map_err(at(Path::new("/dev")))?;
     }
     Ok(own_processes && mount_proc(&new.join("proc")))
@@ -105,7 +105,11 @@ fn show(path: &Path, target: &Path) -> io::Result<()> {
     if kind.is_symlink() {
         return symlink(fs::read_link(path)?, target);
     }
-    if kind.is_dir() { fs::create_dir_all(target)? } else { drop(File::create(target)?) }
+    if kind.is_dir() {
+        fs::create_dir_all(target)?
+    } else {
+        drop(File::create(target)?)
+    }
     bind(path, target)?;
     let attributes = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
     protect(target, true, attributes)

@@ -4,8 +4,8 @@
 
 use libc::*;
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter, SeccompRule,
-    TargetArch, apply_filter,
+    BpfProgram, SeccompAction, SeccompCmpArgLen as Len, SeccompCmpOp as Op, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, apply_filter,
 };
 use std::collections::BTreeMap;
 
@@ -16,19 +16,21 @@ pub(super) struct Policy {
     pub(super) unix_sockets: bool,
     /// Something else keeps signals from processes outside; if not, a process may signal only itself.
     pub(super) signals_apart: bool,
+    /// No file of the host is visible to which the sample's user could give another mode or time, which Landlock allows.
+    pub(super) own_files: bool,
     /// Memory of files without a name is counted.
     pub(super) memory_counted: bool,
 }
 
 /// Calls that are allowed whatever their arguments.
+#[rustfmt::skip]
 const PLAIN: &[c_long] = &[
     // files and descriptors
     SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_pread64, SYS_pwrite64, SYS_preadv, SYS_pwritev, SYS_preadv2,
     SYS_pwritev2, SYS_close, SYS_close_range, SYS_lseek, SYS_fstat, SYS_newfstatat, SYS_statx, SYS_statfs, SYS_fstatfs,
     SYS_fcntl, SYS_flock, SYS_fsync, SYS_fdatasync, SYS_ftruncate, SYS_truncate, SYS_fallocate, SYS_fadvise64,
     SYS_getdents64, SYS_getcwd, SYS_chdir, SYS_fchdir, SYS_openat, SYS_openat2, SYS_faccessat, SYS_faccessat2,
-    SYS_readlinkat, SYS_mkdirat, SYS_unlinkat, SYS_renameat2, SYS_linkat, SYS_symlinkat, SYS_fchmod, SYS_fchmodat,
-    SYS_utimensat, SYS_umask, SYS_dup, SYS_dup3, SYS_pipe2, SYS_copy_file_range, SYS_sendfile, SYS_splice, SYS_tee,
+    SYS_readlinkat, SYS_mkdirat, SYS_unlinkat, SYS_renameat2, SYS_linkat, SYS_symlinkat, SYS_umask, SYS_dup, SYS_dup3, SYS_pipe2, SYS_copy_file_range, SYS_sendfile, SYS_splice, SYS_tee,
     // waiting for them
     SYS_ppoll, SYS_pselect6, SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_pwait2, SYS_eventfd2,
     SYS_timerfd_create, SYS_timerfd_settime, SYS_timerfd_gettime, SYS_signalfd4, SYS_inotify_init1,
@@ -56,10 +58,11 @@ const PLAIN: &[c_long] = &[
 ];
 
 /// The older forms of some of them, which only x86-64 has.
+#[rustfmt::skip]
 #[cfg(target_arch = "x86_64")]
 const OLDER: &[c_long] = &[
     SYS_open, SYS_creat, SYS_stat, SYS_lstat, SYS_access, SYS_readlink, SYS_mkdir, SYS_rmdir, SYS_unlink, SYS_rename,
-    SYS_renameat, SYS_link, SYS_symlink, SYS_chmod, SYS_utime, SYS_utimes, SYS_futimesat, SYS_getdents, SYS_dup2,
+    SYS_renameat, SYS_link, SYS_symlink, SYS_getdents, SYS_dup2,
     SYS_pipe, SYS_poll, SYS_select, SYS_epoll_create, SYS_epoll_wait, SYS_eventfd, SYS_signalfd, SYS_inotify_init,
     SYS_getpgrp, SYS_alarm, SYS_pause, SYS_time, SYS_fork, SYS_vfork, SYS_getrlimit, SYS_arch_prctl,
 ];
@@ -69,13 +72,8 @@ const OLDER: &[c_long] = &[SYS_renameat, SYS_getrlimit];
 const OLDER: &[c_long] = &[];
 
 /// Every flag of clone that makes a namespace.
-const NAMESPACES: c_int = CLONE_NEWNS
-    | CLONE_NEWCGROUP
-    | CLONE_NEWUTS
-    | CLONE_NEWIPC
-    | CLONE_NEWUSER
-    | CLONE_NEWPID
-    | CLONE_NEWNET;
+const NAMESPACES: c_int =
+    CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET;
 
 /// Installs the filters on this process; they hold for all it becomes and starts. Needs `no_new_privs`.
 pub(super) fn apply(policy: Policy) -> Result<String, String> {
@@ -106,11 +104,15 @@ fn filter(
 fn allowed(policy: Policy) -> Result<(BpfProgram, usize), seccompiler::BackendError> {
     let mut rules: Rules = PLAIN.iter().chain(OLDER).map(|call| (*call, Vec::new())).collect();
     // The kernel reads these arguments as 32 bits, so the rest must not decide.
-    let is = |argument, value: c_int| {
-        SeccompCondition::new(argument, Len::Dword, Op::Eq, u64::from(value as u32))
-    };
+    let is =
+        |argument, value: c_int| SeccompCondition::new(argument, Len::Dword, Op::Eq, u64::from(value as u32));
     let masked = |argument, mask: c_int, value: c_int| {
-        SeccompCondition::new(argument, Len::Dword, Op::MaskedEq(u64::from(mask as u32)), u64::from(value as u32))
+        SeccompCondition::new(
+            argument,
+            Len::Dword,
+            Op::MaskedEq(u64::from(mask as u32)),
+            u64::from(value as u32),
+        )
     };
     let mut add = |call: c_long, alternatives: Vec<SeccompRule>| {
         rules.insert(call, alternatives);
@@ -120,12 +122,23 @@ fn allowed(policy: Policy) -> Result<(BpfProgram, usize), seccompiler::BackendEr
     };
 
     add(SYS_clone, vec![SeccompRule::new(vec![masked(0, NAMESPACES, 0)?])?]);
-    add(SYS_ioctl, one_of(1, &[TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIOCLEX, FIONCLEX].map(|c| c as c_int))?);
+    add(
+        SYS_ioctl,
+        one_of(1, &[TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIOCLEX, FIONCLEX].map(|c| c as c_int))?,
+    );
     add(
         SYS_prctl,
         one_of(
             0,
-            &[PR_SET_NAME, PR_GET_NAME, PR_GET_DUMPABLE, PR_SET_PDEATHSIG, PR_CAPBSET_READ, PR_SET_VMA, PR_GET_NO_NEW_PRIVS],
+            &[
+                PR_SET_NAME,
+                PR_GET_NAME,
+                PR_GET_DUMPABLE,
+                PR_SET_PDEATHSIG,
+                PR_CAPBSET_READ,
+                PR_SET_VMA,
+                PR_GET_NO_NEW_PRIVS,
+            ],
         )?,
     );
     // One's own limits, which nobody can raise.
@@ -156,6 +169,15 @@ fn allowed(policy: Policy) -> Result<(BpfProgram, usize), seccompiler::BackendEr
         add(SYS_kill, one_of(0, &[own])?);
         add(SYS_tgkill, one_of(0, &[own])?);
     }
+    if policy.own_files {
+        for call in [SYS_fchmod, SYS_fchmodat, SYS_utimensat] {
+            add(call, Vec::new());
+        }
+        #[cfg(target_arch = "x86_64")]
+        for call in [SYS_chmod, SYS_utime, SYS_utimes, SYS_futimesat] {
+            add(call, Vec::new());
+        }
+    }
     if policy.memory_counted {
         add(SYS_memfd_create, Vec::new());
     }
@@ -170,11 +192,12 @@ mod tests {
 
     #[test]
     fn every_policy_compiles_to_a_filter() {
-        for bits in 0..8 {
+        for bits in 0..16 {
             let policy = Policy {
                 unix_sockets: bits & 1 != 0,
                 signals_apart: bits & 2 != 0,
                 memory_counted: bits & 4 != 0,
+                own_files: bits & 8 != 0,
             };
             let (program, count) = allowed(policy).unwrap();
             assert!(program.len() > count);
@@ -184,9 +207,27 @@ mod tests {
     #[test]
     fn what_leads_out_is_not_on_the_list() {
         for call in [
-            SYS_ptrace, SYS_mount, SYS_umount2, SYS_pivot_root, SYS_chroot, SYS_unshare, SYS_setns, SYS_bpf, SYS_keyctl,
-            SYS_process_vm_readv, SYS_process_vm_writev, SYS_setuid, SYS_setresuid, SYS_io_uring_setup, SYS_socket,
-            SYS_shmget, SYS_init_module, SYS_perf_event_open, SYS_userfaultfd, SYS_pidfd_getfd, SYS_open_by_handle_at,
+            SYS_ptrace,
+            SYS_mount,
+            SYS_umount2,
+            SYS_pivot_root,
+            SYS_chroot,
+            SYS_unshare,
+            SYS_setns,
+            SYS_bpf,
+            SYS_keyctl,
+            SYS_process_vm_readv,
+            SYS_process_vm_writev,
+            SYS_setuid,
+            SYS_setresuid,
+            SYS_io_uring_setup,
+            SYS_socket,
+            SYS_shmget,
+            SYS_init_module,
+            SYS_perf_event_open,
+            SYS_userfaultfd,
+            SYS_pidfd_getfd,
+            SYS_open_by_handle_at,
         ] {
             assert!(!PLAIN.contains(&call) && !OLDER.contains(&call), "{call}");
         }

@@ -54,7 +54,10 @@ pub(super) fn run(request: &Request, ends: Ends, child: Pid, pid_namespace: bool
     let begin = Instant::now();
     let deadline = begin + Duration::from_secs_f64(request.limits.wall_seconds);
     let watch = Watch::new(&layers);
-    let mut output = [Stream::new(stdout), Stream::new(stderr)].into_iter().collect::<io::Result<Vec<_>>>().map_err(|e| e.to_string())?;
+    let mut output = [Stream::new(stdout), Stream::new(stderr)]
+        .into_iter()
+        .collect::<io::Result<Vec<_>>>()
+        .map_err(|e| e.to_string())?;
     channel.set_nonblocking(true).map_err(|e| e.to_string())?;
     let mut driver = Driver::new(request, channel);
     let mut next_watch = begin + WATCH;
@@ -74,7 +77,9 @@ pub(super) fn run(request: &Request, ends: Ends, child: Pid, pid_namespace: bool
         let ready = {
             let mut fds = vec![PollFd::new(status.as_fd(), PollFlags::POLLIN)];
             fds.push(PollFd::new(driver.channel.as_fd(), driver.interest()));
-            fds.extend(output.iter().filter(|s| s.open).map(|s| PollFd::new(s.pipe.as_fd(), PollFlags::POLLIN)));
+            fds.extend(
+                output.iter().filter(|s| s.open).map(|s| PollFd::new(s.pipe.as_fd(), PollFlags::POLLIN)),
+            );
             // Rounded up, so that the loop does not spin in the last millisecond.
             let wait = until.saturating_duration_since(now) + Duration::from_millis(1);
             match poll(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)) {
@@ -115,8 +120,8 @@ pub(super) fn run(request: &Request, ends: Ends, child: Pid, pid_namespace: bool
     Ok(Report::Judged(Box::new(Verdict {
         verdict: judged.0,
         reason: judged.1,
-        exit_code: ended.filter(|s| libc::WIFEXITED(*s)).map(libc::WEXITSTATUS),
-        signal: ended.filter(|s| libc::WIFSIGNALED(*s)).map(libc::WTERMSIG),
+        exit_code: ended.filter(|s| libc::WIFEXITED(*s)).map(|s| libc::WEXITSTATUS(s)),
+        signal: ended.filter(|s| libc::WIFSIGNALED(*s)).map(|s| libc::WTERMSIG(s)),
         wall_seconds,
         cpu_seconds: usage.cpu_seconds,
         peak_memory_bytes: usage.peak_bytes,
@@ -297,7 +302,11 @@ impl Driver {
     }
 
     fn said(&self) -> Vec<String> {
-        String::from_utf8_lossy(&self.heard).lines().filter(|line| *line != "ready").map(str::to_owned).collect()
+        String::from_utf8_lossy(&self.heard)
+            .lines()
+            .filter(|line| *line != "ready")
+            .map(str::to_owned)
+            .collect()
     }
 }
 

@@ -31,7 +31,9 @@ fn children(pid: i32) -> Vec<i32> {
     let lists: io::Result<Vec<String>> =
         tasks.flatten().map(|task| fs::read_to_string(task.path().join("children"))).collect();
     match lists {
-        Ok(lists) => lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|n| n.parse().ok()).collect(),
+        Ok(lists) => {
+            lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|n| n.parse().ok()).collect()
+        }
         // A thread that ended meanwhile, or a kernel without these lists.
         Err(_) => children_by_parent(pid),
     }

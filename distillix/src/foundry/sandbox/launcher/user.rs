@@ -6,9 +6,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{
-    ForkResult, Gid, Uid, chown, fork, getegid, geteuid, setgroups, setresgid, setresuid,
-};
+use nix::unistd::{ForkResult, Gid, Uid, chown, fork, getegid, geteuid, setgroups, setresgid, setresuid};
 use std::fs;
 
 /// Makes this process an unprivileged user in a user namespace of its own.
@@ -79,8 +77,14 @@ fn trial(user: u32) -> Result<(), String> {
         Ok(ForkResult::Child) => {
             let usable = become_nobody(user).is_ok()
                 && unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).is_ok()
-                && mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-                    .is_ok();
+                && mount(
+                    None::<&str>,
+                    "/",
+                    None::<&str>,
+                    MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+                    None::<&str>,
+                )
+                .is_ok();
             // SAFETY: ends this copy of the process at once, without running what the original still has to.
             unsafe { libc::_exit(if usable { 0 } else { 1 }) }
         }
