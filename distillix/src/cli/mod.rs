@@ -34,12 +34,12 @@ pub struct Cli {
 enum Command {
     Train(train::Args),
     Complete(complete::Args),
-    #[command(subcommand)]
-    Foundry(foundry::Command),
     Inspect(inspect::Args),
     Verify(verify::Args),
     Bench(bench::Args),
     Config(config::Args),
+    #[command(subcommand)]
+    Foundry(foundry::Command),
     #[command(subcommand)]
     Tokenizer(tokenizer::Command),
 }
@@ -50,9 +50,9 @@ impl Command {
             Command::Train(args) => train::run(&args),
             Command::Bench(args) => bench::run(&args),
             Command::Complete(args) => complete::run(&args),
-            Command::Foundry(command) => foundry::run(&command),
             Command::Inspect(args) => inspect::run(&args),
             Command::Config(args) => config::run(&args),
+            Command::Foundry(command) => foundry::run(&command),
             Command::Tokenizer(command) => tokenizer::run(&command),
             Command::Verify(args) => verify::run(&args),
         }

@@ -5,7 +5,7 @@ use super::{DeviceArg, Output, WrongUse, threads};
 use crate::smelter::config::Config;
 use crate::smelter::data::SourceConfig;
 use crate::smelter::metrics::{Line, Validation};
-use crate::smelter::train::{EXAM_SIZE, Event, Options, Outcome, train};
+use crate::smelter::train::{Event, Options, Outcome, train};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -44,7 +44,8 @@ pub(super) struct Args {
     /// A run folder to learn from, `embedded` for the one inside the program, or `none`.
     #[arg(long, value_name = "RUN")]
     teacher: Option<String>,
-    /// Start from this run's weights, with fresh optimizer and schedule.
+    /// Start from this run's weights, dense or ternary, with fresh optimizer and schedule; `embedded` for those of
+    /// the teacher inside the program.
     #[arg(long, value_name = "RUN")]
     init: Option<PathBuf>,
     /// Optimizer steps in all.
@@ -334,6 +335,9 @@ impl Display {
 
 fn figures(v: &Validation) -> String {
     let exact = v.exact_match.map_or(String::new(), |share| format!(", exact match {:.1}%", 100.0 * share));
+    let exact = exact
+        + &v.exact_match_unseen
+            .map_or(String::new(), |share| format!(" ({:.1}% of unseen compositions)", 100.0 * share));
     format!("{:.3} bits per byte, loss {:.3}{exact}", v.bits_per_byte, v.loss)
 }
 
@@ -367,7 +371,8 @@ fn summary(output: Output, outcome: &Outcome, out: &Path) -> Result<()> {
         let share = format!("{:.1}%", 100.0 * share);
         output.prose(&format!("  {:<18} {:>14} {share:>14}", "nearest neighbour", "-"))?;
         output.prose(&format!(
-            "\nExact match: greedy bodies of {EXAM_SIZE} held-out functions; half of them combine steps in a way never trained on."
+            "\nExact match: greedy bodies of {} held-out functions; half of them combine steps in a way never trained on.",
+            outcome.functions
         ))?;
     }
     if skipped > 0 {

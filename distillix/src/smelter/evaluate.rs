@@ -34,7 +34,8 @@ pub fn validate(
         return Ok(None);
     }
     let bits_per_byte = nats / std::f64::consts::LN_2 / bytes as f64;
-    Ok(Some(Validation { loss: nats / tokens as f64, bits_per_byte, exact_match: None }))
+    let loss = nats / tokens as f64;
+    Ok(Some(Validation { loss, bits_per_byte, exact_match: None, exact_match_unseen: None }))
 }
 
 /// The likeliest continuation of the tokens `prompt`, up to `max_new` tokens.
@@ -98,7 +99,12 @@ impl Exam {
     }
 }
 
-/// Share of `true`.
-pub fn share(grades: &[bool]) -> f64 {
-    grades.iter().filter(|&&right| right).count() as f64 / grades.len().max(1) as f64
+/// Share of `true` among all, and among every second: the compositions never trained on.
+pub fn shares(grades: &[bool]) -> (f64, Option<f64>) {
+    let share = |grades: &[bool]| {
+        let right = grades.iter().filter(|&&right| right).count();
+        right as f64 / grades.len().max(1) as f64
+    };
+    let unseen: Vec<bool> = grades.iter().skip(1).step_by(2).copied().collect();
+    (share(grades), (!unseen.is_empty()).then(|| share(&unseen)))
 }

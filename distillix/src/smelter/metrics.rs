@@ -58,6 +58,9 @@ pub struct Validation {
     /// Share of held-out functions whose greedy body is right, for built-in data.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub exact_match: Option<f64>,
+    /// The same among the half that are compositions never trained on.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub exact_match_unseen: Option<f64>,
 }
 
 /// Means of the steps since the last line.

@@ -21,9 +21,16 @@ const CONFIG: &str = include_str!("teacher/config.json");
 pub fn load(config: &DistillationConfig) -> Result<Option<RunModel>> {
     match config.teacher.as_deref() {
         None => Ok(None),
-        Some(EMBEDDED) => embedded().map(Some).context("the embedded teacher"),
-        Some(path) => RunModel::load(Path::new(path), &Device::Cpu).map(Some).context("the teacher"),
+        Some(name) => model(Path::new(name), &Device::Cpu).map(Some).context("the teacher"),
     }
+}
+
+/// The model of a run folder, or the one inside the program if `path` is [`EMBEDDED`].
+pub fn model(path: &Path, device: &Device) -> Result<RunModel> {
+    if path == Path::new(EMBEDDED) {
+        return embedded().context("the embedded model");
+    }
+    RunModel::load(path, device)
 }
 
 fn embedded() -> Result<RunModel> {

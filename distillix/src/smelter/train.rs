@@ -4,24 +4,21 @@ use super::checkpoint::{self, Best, State};
 use super::config::Config;
 use super::data::builtin::{self, Curriculum};
 use super::data::{Dataset, ExampleGenerator, Prefetch, Progress as DataProgress, SourceKind};
-use super::evaluate::{Exam, greedy, share, validate};
+use super::evaluate::{Exam, greedy, shares, validate};
 use super::health::{self, Watch};
 use super::metrics::{Line, Metrics, Validation, Window};
 use super::run_folder::{RunFolder, write_whole};
 use super::teacher::{self, EMBEDDED, embedded_tokenizer};
 use super::trainer::{StepReport, Trainer};
-use crate::run::RunModel;
 use crate::tokenizer::Tokenizer;
-use anyhow::{Result, bail, ensure};
-use nn::model::Student;
+use anyhow::{Context, Result, bail, ensure};
+use nn::model::{ModelConfig, Student};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tensor::Device;
 
-/// Held-out functions of the built-in curriculum that decide the exact-match figure.
-pub const EXAM_SIZE: usize = 400;
 /// A vocabulary more times larger than its tokenizer is a mistake.
 const MOST_PADDING: usize = 4;
 /// Steps made ahead by the data thread.
@@ -100,6 +97,8 @@ pub struct Outcome {
     pub teacher: Option<Validation>,
     /// Exact match of the nearest training neighbour, for built-in data.
     pub baseline: Option<f64>,
+    /// Held-out functions that the exact match is the share of.
+    pub functions: usize,
     /// Prompts and completions of the result.
     pub completions: Vec<(String, String)>,
 }
@@ -155,8 +154,11 @@ fn forbidden_differences(saved: &Config, now: &Config) -> Result<Vec<String>> {
     a.keep_checkpoints = b.keep_checkpoints;
     a.eval_every = b.eval_every;
     a.eval_batches = b.eval_batches;
+    a.eval_functions = b.eval_functions;
     a.sample_every = b.sample_every;
     a.log_every = b.log_every;
+    // How data was made is no part of a run.
+    allowed.foundry = now.foundry.clone();
     allowed.differences(now)
 }
 
@@ -188,7 +190,7 @@ impl Session {
             .init
             .as_deref()
             .filter(|_| !resuming)
-            .map(|path| RunModel::load(path, &device))
+            .map(|path| teacher::model(path, &device).context("--init"))
             .transpose()?;
         let teacher = teacher::load(&config.distillation)?;
         let given = teacher.as_ref().filter(|_| config.distillation.teacher.as_deref() != Some(EMBEDDED));
@@ -223,8 +225,9 @@ impl Session {
             }
         }
         if let (Some(init), Some(path)) = (&init, &options.init) {
-            let differences =
-                Config { model: init.config.model.clone(), ..config.clone() }.differences(&config)?;
+            // The same weights can be used in full precision or as ternary ones.
+            let model = ModelConfig { linear: config.model.linear, ..init.config.model.clone() };
+            let differences = Config { model, ..config.clone() }.differences(&config)?;
             ensure!(
                 differences.is_empty(),
                 "--init has another `model` section than this run ({}); take it over with --config {}/config.json",
@@ -250,11 +253,23 @@ impl Session {
             )?
         };
         let student = match init {
-            Some(init) => init.student,
+            Some(init) if init.config.model.linear == config.model.linear => init.student,
+            Some(init) => {
+                let mut student =
+                    Student::new(config.model.clone(), tokenizer.len(), &device, |_, _, value| {
+                        value.fill(0.0)
+                    })?;
+                let from = init.student.params();
+                student.params_mut().load(|name| Ok(from.find(name).map(|p| p.parameter.value.clone())))?;
+                student
+            }
             None => Student::random(config.model.clone(), tokenizer.len(), &device, training.seed)?,
         };
         let is_builtin = config.data.sources.iter().any(|s| s.resolved_kind() == SourceKind::Builtin);
-        let exam = is_builtin.then(|| Exam::new(config.data.builtin, EXAM_SIZE, &tokenizer)).transpose()?;
+        let functions = training.eval_functions;
+        let exam = (is_builtin && functions > 0)
+            .then(|| Exam::new(config.data.builtin, functions, &tokenizer))
+            .transpose()?;
         let mut trainer = Trainer::new(config.clone(), student, teacher.map(|t| t.student))?;
         let warn = |text: String| on_event(Event::Warning(&text));
         let mut state = State::default();
@@ -292,6 +307,7 @@ impl Session {
             after: None,
             teacher: None,
             baseline: None,
+            functions: self.exam.as_ref().map_or(0, |exam| exam.examples().len()),
             completions: Vec::new(),
         };
         if outcome.is_finished() {
@@ -336,7 +352,8 @@ impl Session {
                 self.warn(step, &format!("step {step} was skipped: {reason}"), on_event)?;
             }
             let hopeless = self.trainer.progress().skipped_in_row >= training.max_bad_steps;
-            let layers = health::layers(self.trainer.student().params());
+            let params = self.trainer.student().params();
+            let layers = health::layers(params, params.code_report()?)?;
             for warning in watch.check(step, &layers) {
                 self.warn(step, &warning, on_event)?;
             }
@@ -393,7 +410,7 @@ impl Session {
             let data = &self.config.data;
             outcome.baseline =
                 Some(exam.baseline(data.builtin, self.config.training.seed, BASELINE_EXAMPLES));
-            for i in [0, 1, 3] {
+            for i in [0, 1, 3].into_iter().filter(|&i| i < exam.examples().len()) {
                 let body = exam.body(self.trainer.student(), &self.tokenizer, i)?;
                 outcome.completions.push((exam.examples()[i].prompt.clone(), body));
             }
@@ -411,7 +428,8 @@ impl Session {
         let training = &self.config.training;
         let mut found = validate(model, &self.dataset, training.micro_batch, training.eval_batches)?;
         if let (Some(found), Some(exam)) = (&mut found, &self.exam) {
-            found.exact_match = Some(share(&exam.grade(model, &self.tokenizer)?));
+            let (all, unseen) = shares(&exam.grade(model, &self.tokenizer)?);
+            (found.exact_match, found.exact_match_unseen) = (Some(all), unseen);
         }
         Ok(found)
     }

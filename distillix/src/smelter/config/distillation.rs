@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DistillationConfig {
-    /// A run folder with the same tokenizer, `embedded` for the one in the program, `null` for none.
+    /// A run folder with the same tokenizer, `embedded` for the one in the program, `null` or `none` for none.
+    #[serde(deserialize_with = "teacher")]
     pub teacher: Option<String>,
     /// Weight of the teacher against the data, 0 to 1.
     pub alpha: f64,
@@ -16,6 +17,10 @@ pub struct DistillationConfig {
     pub loss: Loss,
     /// Also compare attention relations; `null` for not.
     pub relation: Option<RelationConfig>,
+}
+
+fn teacher<'de, D: serde::Deserializer<'de>>(value: D) -> std::result::Result<Option<String>, D::Error> {
+    Ok(Option::deserialize(value)?.filter(|name| name != "none"))
 }
 
 /// The losses against a teacher that runs along with the student.

@@ -56,6 +56,9 @@ pub struct TrainingConfig {
     pub eval_every: u64,
     /// Micro-batches of a validation; 0 for all that `data.validation_rows` allows.
     pub eval_batches: usize,
+    /// Held-out functions of the built-in curriculum that a validation has completed, every second a composition never
+    /// trained on; 0 for none.
+    pub eval_functions: usize,
     /// Steps between samples; 0 for none.
     pub sample_every: u64,
     /// Steps between lines of `metrics.jsonl`.
@@ -93,6 +96,7 @@ impl Default for TrainingConfig {
             keep_checkpoints: 3,
             eval_every: 500,
             eval_batches: 0,
+            eval_functions: 400,
             sample_every: 500,
             log_every: 10,
             max_bad_steps: 10,

@@ -32,6 +32,8 @@ pub(super) struct Product<A, B> {
     pub beta: f32,
     pub c: *mut f32,
     pub ldc: usize,
+    /// Whether tiles that lie below the diagonal of C are left out.
+    pub upper: bool,
 }
 
 // SAFETY: tasks write disjoint tiles of C, which the caller lends exclusively.
@@ -107,6 +109,9 @@ impl<A: PackSource, B: PackSource> Product<A, B> {
                         let rows = part(m, mc, t / tiles);
                         let cols = part(group.len(), nc / nr, t % tiles);
                         let cols = group.start + cols.start..group.start + cols.end;
+                        if self.upper && cols.end * nr <= rows.start {
+                            return;
+                        }
                         // SAFETY: the tiles are disjoint parts of C, and B's group is packed.
                         unsafe { self.tile(rows, cols, ks.clone(), Some((packed, group.clone()))) };
                     });

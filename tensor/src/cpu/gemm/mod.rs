@@ -32,6 +32,17 @@ pub fn sgemm<A: PackSource, B: PackSource>(alpha: f32, a: A, b: B, beta: f32, c:
     run(simd::level(), true, alpha, a, b, beta, c);
 }
 
+/// [`sgemm`] of a product that is symmetric, as of a matrix with its transpose or of two that commute, in little more
+/// than half the time: what lies below the diagonal is copied from above. With `beta` not 0, C must be symmetric.
+///
+/// # Panics
+/// As [`sgemm`], and if C is not square.
+pub fn sgemm_symmetric<A: PackSource, B: PackSource>(alpha: f32, a: A, b: B, beta: f32, mut c: MatMut<f32>) {
+    assert!(c.rows() == c.cols(), "{} x {} is no symmetric matrix", c.rows(), c.cols());
+    product(simd::level(), true, true, alpha, a, b, beta, &mut c);
+    c.mirror_upper();
+}
+
 /// [`sgemm`] on the calling thread alone.
 ///
 /// # Panics
@@ -64,9 +75,23 @@ fn run<A: PackSource, B: PackSource>(
     beta: f32,
     mut c: MatMut<f32>,
 ) {
+    product(level, parallel, false, alpha, a, b, beta, &mut c);
+}
+
+#[expect(clippy::too_many_arguments, reason = "the operands of a product and how to compute it")]
+fn product<A: PackSource, B: PackSource>(
+    level: Level,
+    parallel: bool,
+    upper: bool,
+    alpha: f32,
+    a: A,
+    b: B,
+    beta: f32,
+    c: &mut MatMut<f32>,
+) {
     check_shapes([a.rows(), a.cols()], [b.rows(), b.cols()], [c.rows(), c.cols()]);
     let (ldc, c) = (c.row_stride(), c.as_mut_ptr());
-    let product = Product { kernel: Kernel::at(level), alpha, a, b, beta, c, ldc };
+    let product = Product { kernel: Kernel::at(level), alpha, a, b, beta, c, ldc, upper };
     // SAFETY: the shapes fit, and `c` is an exclusive borrow of a matrix of that shape.
     unsafe { product.run(parallel) }
 }

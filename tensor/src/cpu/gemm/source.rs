@@ -329,6 +329,26 @@ pub struct MatMut<'a, T> {
 // SAFETY: a MatMut is an exclusive borrow of `T`s.
 unsafe impl<T: Send> Send for MatMut<'_, T> {}
 
+impl<T: Copy> MatMut<'_, T> {
+    /// Copies what lies above the diagonal of a square matrix to its place below.
+    pub(super) fn mirror_upper(&mut self) {
+        // Both blocks of a pair stay in the L1 cache.
+        const BLOCK: usize = 32;
+        debug_assert_eq!(self.rows, self.cols);
+        let n = self.rows;
+        for rows in (0..n).step_by(BLOCK) {
+            for cols in (0..=rows).step_by(BLOCK) {
+                for i in rows..(rows + BLOCK).min(n) {
+                    for j in cols..(cols + BLOCK).min(i) {
+                        // SAFETY: i and j are below n, so both elements are inside the exclusively borrowed view.
+                        unsafe { *self.ptr.add(i * self.rs + j) = *self.ptr.add(j * self.rs + i) };
+                    }
+                }
+            }
+        }
+    }
+}
+
 impl<'a, T> MatMut<'a, T> {
     /// View of `data` as `[rows, cols]` with row stride `rs`.
     ///

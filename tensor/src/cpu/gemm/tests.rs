@@ -177,6 +177,30 @@ fn threads_and_blocks_do_not_change_bits() {
 }
 
 #[test]
+fn symmetric_products_are_the_upper_half_of_whole_ones() {
+    for (n, k) in [(1, 3), (5, 2), (33, 40), (130, 17), (300, 700), (513, 96)] {
+        let mut noise = Noise(n as u64);
+        let x = noise.fill(n * k);
+        let x = MatRef::row_major(&x, n, k);
+        let mut whole = vec![f32::NAN; n * n];
+        sgemm(1.0, x, x.t(), 0.0, MatMut::row_major(&mut whole, n, n));
+        let mut half = vec![f32::NAN; n * n];
+        sgemm_symmetric(1.0, x, x.t(), 0.0, MatMut::row_major(&mut half, n, n));
+        for i in 0..n {
+            for j in i..n {
+                assert_eq!(half[i * n + j].to_bits(), whole[i * n + j].to_bits(), "{n} {k}: {i} {j}");
+                assert_eq!(half[j * n + i].to_bits(), half[i * n + j].to_bits(), "{n} {k}: {j} {i}");
+            }
+        }
+        let mut sum = half.clone();
+        sgemm_symmetric(1.0, x, x.t(), 1.0, MatMut::row_major(&mut sum, n, n));
+        assert!(
+            sum.iter().zip(&half).all(|(sum, half)| (sum - 2.0 * half).abs() <= 1e-5 * half.abs() + 1e-5)
+        );
+    }
+}
+
+#[test]
 fn nan_reaches_its_row_and_column_only() {
     let (m, n, k) = (20, 40, 30);
     let mut noise = Noise(4);
