@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// One of the things that stand between a sample and the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum Layer {
     /// Users and capabilities of its own.
@@ -92,18 +94,22 @@ pub struct Layers(Vec<LayerState>);
 
 impl Layers {
     /// Records that `layer` holds.
+    #[cfg(target_os = "linux")]
     pub(super) fn hold(&mut self, layer: Layer, detail: impl Into<String>) {
         self.set(layer, true, detail.into());
     }
 
     /// Records that `layer` does not hold, and why.
+    #[cfg(target_os = "linux")]
     pub(super) fn miss(&mut self, layer: Layer, why: impl fmt::Display) {
         self.set(layer, false, why.to_string());
     }
 
+    #[cfg(target_os = "linux")]
     fn set(&mut self, layer: Layer, holds: bool, detail: String) {
         self.0.retain(|state| state.layer != layer);
         self.0.push(LayerState { layer, holds, detail });
+        self.0.sort_by_key(|state| state.layer);
     }
 
     /// Whether `layer` holds.
@@ -150,13 +156,14 @@ impl Layers {
     }
 
     /// The layers that do not hold, each with its reason, on one line.
+    #[cfg(target_os = "linux")]
     pub(super) fn missing_in_words(&self) -> String {
         let words: Vec<_> = self.missing().map(|s| format!("{} ({})", s.layer, s.detail)).collect();
         if words.is_empty() { "none".to_owned() } else { words.join(", ") }
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
 

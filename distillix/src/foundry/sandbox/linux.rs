@@ -3,6 +3,7 @@
 use super::cgroup::{Cgroup, Place};
 use super::launcher;
 use super::protocol::{LAUNCHER, Report, Request};
+use super::python;
 use super::{Layers, Limits, Options, Outcome, Python, SandboxError, Verdict};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::OsStr;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 static IS_LAUNCHER: AtomicBool = AtomicBool::new(false);
 
 /// How much longer than its sample's time a launcher may take: to start, to end everything, to report.
-const GRACE: Duration = Duration::from_secs(20);
+const GRACE: Duration = Duration::from_secs(60);
 
 /// System folders and files that programs need, where they exist.
 const SYSTEM: [&str; 9] =
@@ -48,6 +49,7 @@ struct Inner {
     launcher: PathBuf,
     python: Python,
     readable: Vec<PathBuf>,
+    temporary: PathBuf,
     place: Result<Place, String>,
     options: Options,
     layers: Layers,
@@ -77,7 +79,13 @@ impl Sandbox {
             true => Err("left out as asked".to_owned()),
             false => Place::find(),
         };
-        let mut inner = Inner { launcher, python, readable, place, options, layers: Layers::default() };
+        let temporary = temporary().ok_or_else(|| {
+            SandboxError::Failed(
+                "no folder for temporary files can be reached by an unprivileged user".to_owned(),
+            )
+        })?;
+        let mut inner =
+            Inner { launcher, python, readable, temporary, place, options, layers: Layers::default() };
         let verdict = inner.run("sandbox.py", "pass", None, &Limits::default())?;
         if verdict.verdict != Outcome::Pass {
             let Verdict { reason, stderr, .. } = verdict;
@@ -148,7 +156,7 @@ impl Inner {
         let failed = |what: &str, e: std::io::Error| SandboxError::Failed(format!("{what}: {e}"));
         let folder = tempfile::Builder::new()
             .prefix("distillix-sandbox-")
-            .tempdir()
+            .tempdir_in(&self.temporary)
             .map_err(|e| failed("cannot make a temporary folder", e))?;
         let group = self.place.clone().and_then(|place| place.create(limits));
         let request = Request {
@@ -172,6 +180,7 @@ impl Inner {
         // A launcher that has reported has ended already; one that has not takes its sample with it.
         let _ = child.kill();
         let _ = child.wait();
+        open_up(folder.path());
         match report.map_err(SandboxError::Failed)? {
             Report::Judged(verdict) => Ok(amend(*verdict, group.as_ref().ok(), limits)),
             Report::Refused(layers) => Err(SandboxError::Refused {
@@ -182,6 +191,23 @@ impl Inner {
             Report::Failed(why) => Err(SandboxError::Failed(why)),
         }
     }
+}
+
+/// A folder for temporary files that the sample's user can reach.
+fn temporary() -> Option<PathBuf> {
+    let usual = ["/tmp", "/var/tmp", "/dev/shm"].map(PathBuf::from);
+    let mut folders = [std::env::temp_dir()].into_iter().chain(usual).filter(|folder| folder.is_dir());
+    folders.find(|folder| python::closed_to_others([folder.as_path()]).is_none())
+}
+
+/// Makes what a sample left behind removable: without a file system of its own, it may have made folders that not even it can
+/// enter.
+fn open_up(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let _ = std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700));
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let folders = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    folders.for_each(|entry| open_up(&entry.path()));
 }
 
 /// Adds what only the control group knows.

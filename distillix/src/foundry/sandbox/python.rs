@@ -77,29 +77,29 @@ impl Python {
         if let Some(bad) = folders.iter().find(|f| f.parent().is_none() || Some(*f) == home.as_ref()) {
             return Err(format!("its prefix is {}, which samples must not read as a whole", bad.display()));
         }
-        if let Some(closed) = closed_to_others(&executable, &folders) {
+        let real = executable.canonicalize().unwrap_or_else(|_| executable.clone());
+        let paths = folders.iter().map(PathBuf::as_path).chain([executable.as_path(), &real]);
+        if let Some(closed) = closed_to_others(paths) {
             return Err(format!("only root can reach {}, and samples do not run as root", closed.display()));
         }
         Ok(Python { executable, version: version.to_owned(), folders: folders.into_iter().collect() })
     }
 }
 
-/// The first folder on the way to the interpreter that only its owner may enter, if this process is root.
+/// The first of `paths` and the folders above them that only its owner may enter, if this process is root, whose samples run as
+/// somebody else.
 #[cfg(target_os = "linux")]
-fn closed_to_others(executable: &Path, folders: &BTreeSet<PathBuf>) -> Option<PathBuf> {
+pub(super) fn closed_to_others<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     if !nix::unistd::geteuid().is_root() {
         return None;
     }
-    let real = executable.canonicalize().ok();
-    let paths = folders.iter().map(PathBuf::as_path).chain([executable]).chain(real.as_deref());
-    let mut parts = paths.flat_map(Path::ancestors);
     let closed = |p: &Path| std::fs::metadata(p).is_ok_and(|m| m.permissions().mode() & 0o001 == 0);
-    parts.find(|p| closed(p)).map(Path::to_owned)
+    paths.into_iter().flat_map(Path::ancestors).find(|p| closed(p)).map(Path::to_owned)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn closed_to_others(_: &Path, _: &BTreeSet<PathBuf>) -> Option<PathBuf> {
+fn closed_to_others<'a>(_: impl IntoIterator<Item = &'a Path>) -> Option<PathBuf> {
     None
 }
 

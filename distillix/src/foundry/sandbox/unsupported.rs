@@ -1,6 +1,6 @@
 //! Systems without a sandbox: everything that would run code is an error.
 
-use super::{Layers, Limits, Options, SandboxError, Verdict};
+use super::{Layers, Limits, Options, Python, SandboxError, Verdict};
 use std::process::ExitCode;
 
 /// A sandbox, of which there is none on this system.
@@ -16,6 +16,11 @@ impl Sandbox {
 
     /// The layers that hold.
     pub fn layers(&self) -> &Layers {
+        match self.0 {}
+    }
+
+    /// The interpreter that samples run in.
+    pub fn python(&self) -> &Python {
         match self.0 {}
     }
 

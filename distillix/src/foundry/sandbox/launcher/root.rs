@@ -19,7 +19,7 @@ pub(super) const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/
 /// namespace.
 ///
 /// # Errors
-/// Says what was not allowed. `Err((true, …))`: the file system is half built, and nothing may run in it.
+/// Says what was not allowed. With `true`, the file system is half built and nothing may run; with `false`, it is as it was.
 pub(super) fn enter(request: &Request, own_processes: bool) -> Result<String, (bool, String)> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(|e| (false, format!("not allowed: {e}")))?;
     // From here on nothing that is mounted is seen outside.
@@ -28,7 +28,11 @@ pub(super) fn enter(request: &Request, own_processes: bool) -> Result<String, (b
     let new = request.folder.as_path();
     tmpfs(new, "size=256k,nr_inodes=512,mode=0755")
         .map_err(|e| (false, format!("no file system can be mounted: {e}")))?;
-    let proc = build(new, request, own_processes).map_err(|(what, e)| (true, format!("{what}: {e}")))?;
+    let proc = build(new, request, own_processes).map_err(|(what, e)| {
+        // Nothing has been entered yet: what was built goes, and the rest of the machine is where it was.
+        let left = umount2(new, MntFlags::MNT_DETACH).is_err();
+        (left, format!("{what}: {e}"))
+    })?;
     let entered = (|| {
         chdir(new)?;
         pivot_root(".", ".")?;
@@ -51,9 +55,6 @@ fn build(new: &Path, request: &Request, own_processes: bool) -> Result<bool, Fai
         let path = path.to_owned();
         move |e: io::Error| (format!("cannot show {}", path.display()), e)
     };
-    for path in &request.readable {
-        show(path, &place(path)).map_err(at(path))?;
-    }
     fs::create_dir(new.join("dev")).map_err(at(Path::new("/dev")))?;
     for device in DEVICES.map(Path::new).into_iter().filter(|device| device.exists()) {
         let target = place(device);
@@ -79,6 +80,10 @@ fn build(new: &Path, request: &Request, own_processes: bool) -> Result<bool, Fai
         fs::remove_dir(&private)
     })()
     .map_err(|e: io::Error| ("cannot make a temporary folder".to_owned(), e))?;
+    // After the temporary folder: an interpreter may lie in the host's.
+    for path in &request.readable {
+        show(path, &place(path)).map_err(at(path))?;
+    }
     fs::create_dir(new.join("proc")).map_err(at(Path::new("/proc")))?;
     for (name, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")]
     {

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// How often memory and disk are looked at where nothing else bounds them as a whole.
 const WATCH: Duration = Duration::from_millis(20);
 /// How long the steps before the interpreter may take.
-const SETUP: Duration = Duration::from_secs(10);
+const SETUP: Duration = Duration::from_secs(30);
 /// How much of what the driver says is kept, in bytes.
 const SAID: usize = 64 << 10;
 

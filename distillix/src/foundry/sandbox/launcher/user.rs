@@ -2,6 +2,7 @@
 
 use super::super::protocol::Request;
 use super::super::{Layer, Layers};
+use super::init::exit;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_dumpable;
@@ -14,52 +15,53 @@ use std::fs;
 /// Root that may not have an unprivileged user namespace stays root here, so that it can make the other namespaces, and the
 /// sample alone changes its user ([`become_nobody`]).
 pub(super) fn enter(request: &Request, layers: &mut Layers) -> Result<(), String> {
-    let wanted = !request.without.contains(&Layer::UserNamespace);
-    let wants_user = !request.without.contains(&Layer::UnprivilegedUser);
-    if geteuid().is_root() {
-        if !wants_user {
-            layers.miss(Layer::UnprivilegedUser, "left out as asked");
+    let root = geteuid().is_root();
+    if request.without.contains(&Layer::UnprivilegedUser) {
+        layers.miss(Layer::UnprivilegedUser, "left out as asked");
+        if root {
             layers.miss(Layer::UserNamespace, "left out with the unprivileged user");
             return Ok(());
         }
+    } else if root {
         chown(&request.folder, Some(Uid::from_raw(request.user)), Some(Gid::from_raw(request.user)))
             .map_err(|e| format!("cannot give {} to the sample: {e}", request.folder.display()))?;
-        if !wanted {
-            layers.miss(Layer::UserNamespace, "left out as asked");
-            return Ok(());
-        }
-        // There is no way back from being another user, so a child tries it first.
-        if let Err(why) = trial(request.user) {
-            layers.miss(Layer::UserNamespace, why);
-            return Ok(());
-        }
-        become_nobody(request.user)?;
+    } else {
+        layers.hold(Layer::UnprivilegedUser, format!("user {}, group {}", geteuid(), getegid()));
+    }
+    if request.without.contains(&Layer::UserNamespace) {
+        layers.miss(Layer::UserNamespace, "left out as asked");
+        return Ok(());
+    }
+    // There is no way back from being another user or in another namespace, so a child tries it first.
+    let user = root.then_some(request.user);
+    if let Err(why) = trial(user) {
+        layers.miss(Layer::UserNamespace, why);
+        return Ok(());
+    }
+    enter_namespace(user)?;
+    if root {
+        layers.hold(Layer::UnprivilegedUser, format!("user {}, group {}", geteuid(), getegid()));
+    }
+    layers.hold(Layer::UserNamespace, format!("user {} alone", geteuid()));
+    Ok(())
+}
+
+/// Becomes `user`, if this is root, and enters a user namespace in which the user is alone and keeps its number.
+fn enter_namespace(user: Option<u32>) -> Result<(), String> {
+    if let Some(user) = user {
+        become_nobody(user)?;
         // The files of /proc/self belong to root otherwise, and the maps could not be written.
         set_dumpable(true).map_err(|e| e.to_string())?;
     }
     let (uid, gid) = (geteuid(), getegid());
-    if wants_user {
-        layers.hold(Layer::UnprivilegedUser, format!("user {uid}, group {gid}"));
-    } else {
-        layers.miss(Layer::UnprivilegedUser, "left out as asked");
-    }
-    if !wanted {
-        layers.miss(Layer::UserNamespace, "left out as asked");
-        return Ok(());
-    }
-    if let Err(e) = unshare(CloneFlags::CLONE_NEWUSER) {
-        layers.miss(Layer::UserNamespace, format!("not allowed: {e}"));
-        return Ok(());
-    }
+    unshare(CloneFlags::CLONE_NEWUSER).map_err(|e| format!("not allowed: {e}"))?;
     let map = |file: &str, text: String| {
         fs::write(format!("/proc/self/{file}"), text).map_err(|e| format!("cannot write {file}: {e}"))
     };
     // Without it an unprivileged process may not map its group. Kernels before 3.19 do not have it.
     let _ = map("setgroups", "deny".to_owned());
     map("uid_map", format!("{uid} {uid} 1"))?;
-    map("gid_map", format!("{gid} {gid} 1"))?;
-    layers.hold(Layer::UserNamespace, format!("user {uid} alone"));
-    Ok(())
+    map("gid_map", format!("{gid} {gid} 1"))
 }
 
 /// Gives up root for good: groups, group, user; and with them every capability.
@@ -70,23 +72,18 @@ pub(super) fn become_nobody(user: u32) -> Result<(), String> {
     setresuid(uid, uid, uid).map_err(|e| format!("cannot become user {user}: {e}"))
 }
 
-/// Whether an unprivileged user may have namespaces that are of use: some systems hand out empty ones.
-fn trial(user: u32) -> Result<(), String> {
+/// Whether `user` may have namespaces that are of use: some systems hand out empty ones.
+fn trial(user: Option<u32>) -> Result<(), String> {
     // SAFETY: this process has one thread.
     match unsafe { fork() } {
         Ok(ForkResult::Child) => {
-            let usable = become_nobody(user).is_ok()
-                && unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS).is_ok()
-                && mount(
-                    None::<&str>,
-                    "/",
-                    None::<&str>,
-                    MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-                    None::<&str>,
-                )
-                .is_ok();
-            // SAFETY: ends this copy of the process at once, without running what the original still has to.
-            unsafe { libc::_exit(if usable { 0 } else { 1 }) }
+            let private = || {
+                mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+            };
+            let usable = enter_namespace(user).is_ok()
+                && unshare(CloneFlags::CLONE_NEWNS).is_ok()
+                && private().is_ok();
+            exit(if usable { 0 } else { 1 })
         }
         Ok(ForkResult::Parent { child }) => match waitpid(child, None) {
             Ok(WaitStatus::Exited(_, 0)) => Ok(()),
