@@ -144,12 +144,6 @@ pub fn row<S: Strategy>(name: &str, shapes: S, case: impl Fn(S::Value) -> Case) 
 const CPU_CASES: u32 = 24;
 const CUDA_CASES: u32 = 64;
 
-/// Outputs, and the gradients of the inputs.
-struct Outcome {
-    outputs: Vec<Tensor>,
-    grads: Vec<Option<Tensor>>,
-}
-
 /// All checks of one case on the CPU.
 pub fn check(case: &Case) -> Result<(), Failure> {
     let inputs = case.inputs()?;
