@@ -1,7 +1,6 @@
 //! What a GPU must do bit for bit as the CPU (ternary weights), and whole optimizer updates on it.
 
 use autograd::{Gradients, Op, ParamId, Tape};
-use distillix_tests::check::cuda_device;
 use nn::ops::BitLinear;
 use nn::optim::{AdamW, MatrixOptimizer, Muon, Optimizer, OptimizerConfig, Skipped};
 use nn::params::{Params, Role, Specs};
@@ -10,6 +9,16 @@ use std::error::Error;
 use tensor::{DType, Device, Stream, Tensor};
 
 type Done = Result<(), Box<dyn Error>>;
+
+/// The first GPU; without one, a skip or, if `DISTILLIX_REQUIRE_CUDA=1`, a failure.
+fn cuda_device(name: &str) -> Option<Device> {
+    let found = Device::cuda(0);
+    let required = std::env::var("DISTILLIX_REQUIRE_CUDA").as_deref() == Ok("1");
+    if let (Err(error), true) = (&found, required) {
+        panic!("{name}: DISTILLIX_REQUIRE_CUDA=1, but {error}");
+    }
+    found.inspect_err(|error| eprintln!("{name}: skipped: {error}")).ok()
+}
 
 fn normal(std: f64, dims: &[usize], site: u32) -> tensor::Result<Tensor> {
     Tensor::normal(0.0, std, dims, DType::F32, &Device::Cpu, Stream { site, ..Stream::new(5) })
