@@ -380,6 +380,16 @@ impl Tensor {
         Ok(out)
     }
 
+    /// Whether the elements begin where those of `previous` end, in one allocation: both contiguous, and neighbouring
+    /// parts of a [`Tensor::partition`]. One kernel can then work on both.
+    pub fn follows(&self, previous: &Tensor) -> bool {
+        let first = |x: &Tensor| x.region.start + x.layout.offset() * x.dtype.size();
+        Arc::ptr_eq(&self.region.storage, &previous.region.storage)
+            && self.is_contiguous()
+            && previous.is_contiguous()
+            && first(previous) + previous.numel() * previous.dtype.size() == first(self)
+    }
+
     /// Cuts the memory of a contiguous tensor that nobody shares into consecutive tensors of the given dimensions.
     /// They lie in one allocation, in order, and each can be written while the others are read.
     ///

@@ -94,7 +94,7 @@ impl Student {
         let std = config.init_std;
         Self::new(config, vocab, device, |id, spec, value| {
             let stream = Stream { site: id.0 as u32, ..Stream::new(seed) };
-            value.copy_from(&Tensor::normal(0.0, std, &spec.dims, DType::F32, device, stream)?)
+            value.copy_from(&Tensor::normal(0.0, std, &spec.dims, DType::F32, &value.device(), stream)?)
         })
     }
 
