@@ -141,16 +141,12 @@ impl HeadLoss {
 
     /// The kernels' `Terms`.
     fn words(&self) -> [u32; TERM_WORDS] {
-        let mut words = [0; TERM_WORDS];
-        for (words, (weight, loss)) in words.chunks_exact_mut(4).zip(&self.terms) {
+        term_words(self.terms.iter().map(|(weight, loss)| {
             let (kind, temperature, parameter) = describe(loss);
-            words[0] = kind;
-            for (word, value) in words[1..].iter_mut().zip([*weight, temperature, parameter]) {
-                *word = (value as f32).to_bits();
-            }
-        }
-        words[TERM_WORDS - 1] = self.terms.len() as u32;
-        words
+            let [weight, temperature, parameter] =
+                [*weight, temperature, parameter].map(|value| (value as f32).to_bits());
+            [kind, weight, temperature, parameter]
+        }))
     }
 
     /// Losses of a chunk of logits; turns the logits into their gradient if `keep` is set.
@@ -290,22 +286,40 @@ pub(super) fn product(gpu: Cuda, x: &Tensor, table: &Tensor, dtype: DType) -> Re
     Ok(y)
 }
 
-/// Gives the gradients of x and the head, times that of the loss, which nobody waits for.
+/// Gives the gradients of x and the head, times that of the loss.
 pub(super) fn backward(
     gpu: Cuda,
     grads: [Tensor; 2],
     dy: &Tensor,
     sinks: &mut [Option<GradSink<'_>>],
 ) -> Result<()> {
-    expect_dtype(OP, dy, DType::F32)?;
-    for (sink, mut grad) in sinks.iter_mut().zip(grads) {
-        let Some(sink) = sink else { continue };
-        let n = grad.numel();
-        let grid = Grid::strided(gpu, packs(n, grad.dtype()));
-        let launch = gpu.kernel("head_loss", "head_loss_scale", grad.dtype())?.read(dy)?.write(&mut grad)?;
-        // SAFETY: these are the arguments of head_loss_scale; it changes n elements in place.
-        unsafe { launch.value(n as u64).run(grid) }?;
-        sink.give(grad)?;
+    for (sink, grad) in sinks.iter_mut().zip(grads) {
+        if let Some(sink) = sink {
+            sink.give(scaled(gpu, grad, dy)?)?;
+        }
     }
     Ok(())
+}
+
+/// `grad` times the gradient of a loss, an f32 scalar that nobody waits for.
+pub(crate) fn scaled(gpu: Cuda, mut grad: Tensor, dy: &Tensor) -> Result<Tensor> {
+    expect_dtype(OP, dy, DType::F32)?;
+    let n = grad.numel();
+    let grid = Grid::strided(gpu, packs(n, grad.dtype()));
+    let launch = gpu.kernel("head_loss", "head_loss_scale", grad.dtype())?.read(dy)?.write(&mut grad)?;
+    // SAFETY: these are the arguments of head_loss_scale; it changes n elements in place.
+    unsafe { launch.value(n as u64).run(grid) }?;
+    Ok(grad)
+}
+
+/// The kernels' `Terms`: kind and the bits of weight, temperature and parameter of each, and their number.
+pub(crate) fn term_words(terms: impl IntoIterator<Item = [u32; 4]>) -> [u32; TERM_WORDS] {
+    let mut words = [0; TERM_WORDS];
+    let mut count = 0;
+    for (words, term) in words.chunks_exact_mut(4).zip(terms) {
+        words.copy_from_slice(&term);
+        count += 1;
+    }
+    words[TERM_WORDS - 1] = count;
+    words
 }
