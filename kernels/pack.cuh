@@ -77,19 +77,32 @@ template <class T> struct Math {
         if constexpr (is_bf16<T>::value) return __expf(x);
         else return expf(x);
     }
+    static __device__ __forceinline__ float exp2(float x) {
+        if constexpr (is_bf16<T>::value) {
+            float y;
+            asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+            return y;
+        } else {
+            return exp2f(x);
+        }
+    }
     static __device__ __forceinline__ float log(float x) {
         if constexpr (is_bf16<T>::value) return __logf(x);
         else return logf(x);
     }
     static __device__ __forceinline__ float tanh(float x) {
         if constexpr (is_bf16<T>::value) {
-#ifdef TANH_APPROX
+            return 1.f - __fdividef(2.f, 1.f + __expf(2.f * x));
+        } else {
+            return tanhf(x);
+        }
+    }
+    // In bf16 with a relative error of 2^-11, at half the cost.
+    static __device__ __forceinline__ float tanh_near(float x) {
+        if constexpr (is_bf16<T>::value) {
             float y;
             asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
             return y;
-#else
-            return 1.f - __fdividef(2.f, 1.f + __expf(2.f * x));
-#endif
         } else {
             return tanhf(x);
         }

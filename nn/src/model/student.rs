@@ -4,7 +4,7 @@ use super::attention::Context;
 use super::block::Block;
 use super::{KvCache, LinearKind, ModelConfig};
 use crate::losses::Loss;
-use crate::ops::{Embedding, HeadLoss, Reshape, RmsNorm, RopeTables, Teacher, head_logits};
+use crate::ops::{Add, Embedding, HeadLoss, Reshape, RmsNorm, RopeTables, Teacher, head_logits};
 use crate::params::{Params, Role, Spec, Specs};
 use autograd::{ParamId, Tape, Var};
 use std::sync::Arc;
@@ -172,23 +172,29 @@ impl Student {
         relations_of: Option<usize>,
     ) -> Result<(Var, Option<Relations>)> {
         let (context, _) = self.context(input, 0)?;
-        let mut x = self.embed(tape, input)?;
+        let (mut x, mut delta) = (self.embed(tape, input)?, None);
         let mut relations = None;
         for (i, block) in self.blocks.iter().enumerate() {
             if recompute && relations_of != Some(i) && tape.is_recording() {
                 let context = context.clone();
+                // One tensor a block is remembered, so the sum is not left to the next.
                 let run = move |tape: &mut Tape<'m>, x: &[Var]| {
-                    Ok(vec![block.forward(&self.config, &self.params, tape, &x[0], &context, None)?.0])
+                    let (config, params) = (&self.config, &self.params);
+                    let ([x, delta], _) =
+                        block.forward(config, params, tape, &x[0], None, &context, None, false)?;
+                    Ok(vec![tape.apply(Add, &[&x, &delta])?])
                 };
+                x = sum(tape, x, delta.take())?;
                 x = tape.checkpoint(&[&x], run)?.remove(0);
             } else {
-                let (y, qkv) = block.forward(&self.config, &self.params, tape, &x, &context, None)?;
-                x = y;
-                if relations_of == Some(i) {
-                    relations = Some(qkv);
-                }
+                let (config, params, wanted) = (&self.config, &self.params, relations_of == Some(i));
+                let ([y, fed], qkv) =
+                    block.forward(config, params, tape, &x, delta.as_ref(), &context, None, wanted)?;
+                (x, delta) = (y, Some(fed));
+                relations = relations.or(qkv);
             }
         }
+        let x = sum(tape, x, delta)?;
         Ok((self.final_norm(tape, &x)?, relations))
     }
 
@@ -257,13 +263,25 @@ impl Student {
         let input = Input { ids: ids.clone(), first_key: None };
         let (context, [_, t]) = self.context(&input, cache.len())?;
         let mut tape = Tape::inference();
-        let mut x = self.embed(&mut tape, &input)?;
+        let (mut x, mut delta) = (self.embed(&mut tape, &input)?, None);
         for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&self.config, &self.params, &mut tape, &x, &context, Some((i, cache)))?.0;
+            let (config, params, cache) = (&self.config, &self.params, Some((i, &mut *cache)));
+            let ([y, fed], _) =
+                block.forward(config, params, &mut tape, &x, delta.as_ref(), &context, cache, false)?;
+            (x, delta) = (y, Some(fed));
         }
+        let x = sum(&mut tape, x, delta)?;
         cache.advance(t);
         let last = tape.constant(x.detach().narrow(1, t - 1, 1)?);
         let hidden = self.final_norm(&mut tape, &last)?;
         self.logits_of(&hidden.detach())
+    }
+}
+
+/// The residual stream: x, or x + delta.
+fn sum(tape: &mut Tape<'_>, x: Var, delta: Option<Var>) -> Result<Var> {
+    match delta {
+        Some(delta) => tape.apply(Add, &[&x, &delta]),
+        None => Ok(x),
     }
 }
