@@ -181,7 +181,7 @@ impl Generation<'_, '_> {
             }
             self.logits = self.session.read(&[id])?;
         }
-        let id = self.sampler.choose(self.logits.as_slice::<f32>()?, self.written as u64)?;
+        let id = self.sampler.choose(&self.logits.to_vec::<f32>()?, self.written as u64)?;
         if self.stops.contains(&id) {
             return Ok(Err(Finish::End));
         }

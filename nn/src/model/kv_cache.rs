@@ -49,9 +49,7 @@ impl KvCache {
             return Err(Error::argument("kv_cache", message));
         }
         for (all, new) in self.layers[layer].iter_mut().zip(new) {
-            let row: usize = all.dims()[2..].iter().product();
-            let new = new.contiguous()?;
-            all.as_mut_slice::<f32>()?[self.len * row..][..t * row].copy_from_slice(new.as_slice::<f32>()?);
+            all.overwrite(1, self.len, new)?;
         }
         let [k, v] = &self.layers[layer];
         Ok([k.narrow(1, 0, self.len + t)?, v.narrow(1, 0, self.len + t)?])
