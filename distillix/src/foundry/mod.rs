@@ -1,13 +1,21 @@
 //! The foundry: from prompts, teachers and existing data to a clean training set.
 //!
+//! * [`mod@generate`] is a whole run: [`prompts`] go to teachers as [`orchestrate`] decides, within a [`budget`], and answers into a
+//!   [`store`], from which [`output`] files are derived.
 //! * [`config`] is the `foundry` section of a config.
 //! * [`teacher`] speaks to the servers that answer: one file a protocol.
 //! * [`record`] is the one form in which data travels: a JSON line, or a row of Parquet.
 //! * [`language`], [`detect`] and [`syntax`] know programming languages.
 
+pub mod budget;
 pub mod config;
 pub mod detect;
+pub mod generate;
 pub mod language;
+pub mod orchestrate;
+pub mod output;
+pub mod prompts;
 pub mod record;
+pub mod store;
 pub mod syntax;
 pub mod teacher;

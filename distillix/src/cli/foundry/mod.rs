@@ -1,5 +1,9 @@
 //! `distillix foundry`: one file a subcommand.
 
+mod display;
+mod export;
+mod generate;
+mod status;
 mod teachers;
 
 use super::{Output, WrongUse};
@@ -12,11 +16,17 @@ use std::process::ExitCode;
 /// Makes training data: prompts, teachers that answer them, cleaning, and code that is run before it is trusted.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
+    Generate(generate::Args),
+    Status(status::Args),
+    Export(export::Args),
     Teachers(teachers::Args),
 }
 
 pub(super) fn run(command: &Command) -> Result<ExitCode> {
     match command {
+        Command::Generate(args) => generate::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Export(args) => export::run(args),
         Command::Teachers(args) => teachers::run(args),
     }
 }
