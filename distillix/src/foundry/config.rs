@@ -1,5 +1,6 @@
 //! The `foundry` section of a config.
 
+use super::clean::CleanConfig;
 use super::teacher::{Sampling, base_url};
 use crate::smelter::config::{merge, read};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -59,6 +60,8 @@ pub struct FoundryConfig {
     pub timeout_per_token_s: f64,
     /// When to leave a teacher alone for a while.
     pub breaker: BreakerConfig,
+    /// How answers, and existing data, are cleaned.
+    pub clean: CleanConfig,
 }
 
 impl Default for FoundryConfig {
@@ -87,6 +90,7 @@ impl Default for FoundryConfig {
             timeout_s: 60.0,
             timeout_per_token_s: 0.1,
             breaker: BreakerConfig::default(),
+            clean: CleanConfig::default(),
         }
     }
 }

@@ -5,13 +5,16 @@
 //! * [`config`] is the `foundry` section of a config.
 //! * [`teacher`] speaks to the servers that answer: one file a protocol.
 //! * [`record`] is the one form in which data travels: a JSON line, or a row of Parquet.
-//! * [`language`], [`detect`] and [`syntax`] know programming languages.
+//! * [`clean`] drops what is not worth learning from.
+//! * [`language`], [`detect`] and [`syntax`] know programming languages, [`markdown`] and [`tokens`] other text.
 
 pub mod budget;
+pub mod clean;
 pub mod config;
 pub mod detect;
 pub mod generate;
 pub mod language;
+pub mod markdown;
 pub mod orchestrate;
 pub mod output;
 pub mod prompts;
@@ -19,3 +22,4 @@ pub mod record;
 pub mod store;
 pub mod syntax;
 pub mod teacher;
+pub mod tokens;

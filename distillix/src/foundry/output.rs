@@ -1,298 +1,222 @@
-//! Files of records: JSONL, JSONL in zstd, and Parquet. The same records make the same bytes.
+//! Writing a set: JSONL, plain or compressed, or Parquet.
 
 use super::record::Record;
 use crate::smelter::run_folder::sync_folder;
-use anyhow::{Context, Result, bail};
-use parquet::basic::{Compression, ZstdLevel};
-use parquet::data_type::{ByteArray, ByteArrayType, Int32Type};
+use anyhow::{Context, Result, anyhow, bail};
+use parquet::basic::{Compression, ConvertedType, Repetition, Type as Physical, ZstdLevel};
+use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::properties::WriterProperties;
-use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
-use parquet::schema::parser::parse_message_type;
-use serde_json::Value;
-use std::fs::File;
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::Type;
+use std::fs::{File, TryLockError};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Forms of files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// One JSON object a line.
-    Jsonl,
-    /// The same, compressed.
-    JsonlZst,
-    /// Columns of texts; what is neither a text nor a number is JSON in a text.
-    Parquet,
-}
-
-impl Format {
-    /// The form that a file's name asks for.
-    ///
-    /// # Errors
-    /// When it ends in nothing known.
-    pub fn of(path: &Path) -> Result<Self> {
-        let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-        let forms =
-            [(".jsonl", Format::Jsonl), (".jsonl.zst", Format::JsonlZst), (".parquet", Format::Parquet)];
-        match forms.into_iter().find(|(end, _)| name.ends_with(end)) {
-            Some((_, format)) => Ok(format),
-            None => {
-                bail!("{} must end in .jsonl, .jsonl.zst or .parquet, which says its form", path.display())
-            }
-        }
-    }
-}
-
-/// Writes records into a file that takes its name when all are in it.
-pub struct RecordWriter {
+/// Writes records into a file that appears under its name only once it is whole.
+///
+/// Until then it is called `NAME.partial`, locked against a second writer, and removed when the writer is dropped: a full disk or
+/// a crash leaves what was there before.
+pub struct SetWriter {
     path: PathBuf,
     partial: PathBuf,
-    sink: Option<Sink>,
-    records: u64,
+    /// `None` once closed.
+    form: Option<Form>,
+    /// True as long as the partial file is to be removed.
+    is_partial: bool,
 }
 
-enum Sink {
-    Jsonl(BufWriter<File>),
-    JsonlZst(zstd::Encoder<'static, BufWriter<File>>),
-    Parquet(Box<Columns>),
+enum Form {
+    Plain(BufWriter<File>),
+    Gzip(BufWriter<flate2::write::GzEncoder<File>>),
+    Zstd(BufWriter<zstd::stream::write::Encoder<'static, File>>),
+    Parquet(Box<Table>),
 }
 
-impl RecordWriter {
-    /// Begins a file; the end of its name says its form.
+impl SetWriter {
+    /// Begins a file. Its form follows from its name: `.jsonl`, `.jsonl.gz`, `.jsonl.zst` or `.parquet`.
     ///
     /// # Errors
-    /// When the name says none, or the file cannot be written.
+    /// When the name says no form, another process writes the file, or it cannot be written.
     pub fn create(path: &Path) -> Result<Self> {
-        let format = Format::of(path)?;
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let file = File::create(&partial).with_context(|| format!("cannot write {}", partial.display()))?;
-        let file = BufWriter::with_capacity(1 << 18, file);
-        let sink = match format {
-            Format::Jsonl => Sink::Jsonl(file),
-            Format::JsonlZst => Sink::JsonlZst(zstd::Encoder::new(file, 6)?),
-            Format::Parquet => Sink::Parquet(Box::new(Columns::new(file)?)),
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let forms = [".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"];
+        let Some(form) = forms.into_iter().find(|form| name.ends_with(form)) else {
+            bail!("the name {} says no form: end it in {}", path.display(), forms.join(", "));
         };
-        Ok(RecordWriter { path: path.to_owned(), partial, sink: Some(sink), records: 0 })
+        let partial = path.with_file_name(format!("{name}.partial"));
+        let cannot = || format!("cannot write {}", partial.display());
+        let file =
+            File::options().write(true).create(true).truncate(false).open(&partial).with_context(cannot)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!("another process is writing {}", path.display()),
+            Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
+        }
+        file.set_len(0).with_context(cannot)?;
+        let form = match form {
+            ".jsonl" => Form::Plain(BufWriter::with_capacity(1 << 20, file)),
+            ".jsonl.gz" => Form::Gzip(BufWriter::with_capacity(
+                1 << 20,
+                flate2::write::GzEncoder::new(file, flate2::Compression::default()),
+            )),
+            ".jsonl.zst" => Form::Zstd(BufWriter::with_capacity(
+                1 << 20,
+                zstd::stream::write::Encoder::new(file, 0).with_context(cannot)?,
+            )),
+            _ => Form::Parquet(Box::new(Table::new(file).with_context(cannot)?)),
+        };
+        Ok(Self { path: path.to_owned(), partial, form: Some(form), is_partial: true })
     }
 
     /// Adds a record.
     ///
     /// # Errors
-    /// When the disk cannot be written.
+    /// When it cannot be written. The writer is of no use after that.
     pub fn write(&mut self, record: &Record) -> Result<()> {
-        self.records += 1;
-        let name = self.partial.display().to_string();
-        let done = match &mut self.sink {
-            Some(Sink::Jsonl(file)) => file.write_all(&record.to_line()?).map_err(Into::into),
-            Some(Sink::JsonlZst(file)) => file.write_all(&record.to_line()?).map_err(Into::into),
-            Some(Sink::Parquet(columns)) => columns.push(record),
-            None => Ok(()),
+        let written = match &mut self.form {
+            Some(Form::Plain(file)) => Ok(file.write_all(&record.to_line()?)?),
+            Some(Form::Gzip(file)) => Ok(file.write_all(&record.to_line()?)?),
+            Some(Form::Zstd(file)) => Ok(file.write_all(&record.to_line()?)?),
+            Some(Form::Parquet(table)) => table.push(record),
+            None => Err(anyhow!("it is closed")),
         };
-        done.with_context(|| format!("cannot write {name}"))
+        let written: Result<()> = written;
+        written.with_context(|| format!("cannot write {}", self.path.display()))
     }
 
-    /// Ends the file, and puts it in the place of an older one. Returns the number of records.
+    /// Makes the file whole, puts it where its name says, and gives its size in bytes.
     ///
     /// # Errors
-    /// When the disk cannot be written; the older file is then as it was.
+    /// When it cannot be written.
     pub fn finish(mut self) -> Result<u64> {
-        let end = |sink: Option<Sink>| -> Result<()> {
-            let file = match sink {
-                Some(Sink::Jsonl(file)) => file,
-                Some(Sink::JsonlZst(file)) => file.finish()?,
-                Some(Sink::Parquet(columns)) => columns.finish()?,
-                None => return Ok(()),
-            };
-            file.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()?;
+        let folder =
+            self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut work = || {
+            let size = close(self.form.take())?;
             std::fs::rename(&self.partial, &self.path)?;
-            let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            sync_folder(folder.unwrap_or(Path::new(".")))?;
-            Ok(())
+            sync_folder(folder)?;
+            Ok(size)
         };
-        end(self.sink.take()).with_context(|| format!("cannot write {}", self.path.display()))?;
-        Ok(self.records)
+        let work: Result<u64> = work();
+        let size = work.with_context(|| format!("cannot write {}", self.path.display()))?;
+        self.is_partial = false;
+        Ok(size)
+    }
+
+    /// Closes a file that is to have no more records, and leaves it where it is. For a run that was stopped.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn keep_partial(mut self) -> Result<PathBuf> {
+        close(self.form.take()).with_context(|| format!("cannot write {}", self.partial.display()))?;
+        self.is_partial = false;
+        Ok(self.partial.clone())
     }
 }
 
-impl Drop for RecordWriter {
-    /// What was not finished is no file.
+impl Drop for SetWriter {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.partial);
+        if self.is_partial {
+            let _ = std::fs::remove_file(&self.partial);
+        }
     }
 }
 
-/// A row of Parquet, in the order of the schema.
-const SCHEMA: &str = "message records {
-    REQUIRED BYTE_ARRAY id (UTF8);
-    OPTIONAL BYTE_ARRAY text (UTF8);
-    OPTIONAL BYTE_ARRAY messages (JSON);
-    OPTIONAL BYTE_ARRAY prompt (UTF8);
-    OPTIONAL BYTE_ARRAY response (UTF8);
-    OPTIONAL BYTE_ARRAY teacher (UTF8);
-    OPTIONAL BYTE_ARRAY model (UTF8);
-    OPTIONAL BYTE_ARRAY finish (UTF8);
-    OPTIONAL BYTE_ARRAY language (UTF8);
-    OPTIONAL BYTE_ARRAY tests (UTF8);
-    OPTIONAL BYTE_ARRAY source (UTF8);
-    OPTIONAL BYTE_ARRAY checks (JSON);
-    OPTIONAL BYTE_ARRAY fim_spans (JSON);
-    OPTIONAL BYTE_ARRAY extra (JSON);
-    OPTIONAL INT32 sample;
-}";
-/// Columns of texts; the last one is of numbers.
-const TEXTS: usize = 14;
-/// Bytes and rows of a group.
-const GROUP_BYTES: usize = 32 << 20;
-const GROUP_ROWS: usize = 100_000;
+/// Writes what is buffered, flushes it to the disk, and gives the file's size.
+fn close(form: Option<Form>) -> Result<u64> {
+    let file = match form {
+        None => bail!("it is closed"),
+        Some(Form::Plain(file)) => file.into_inner().map_err(|error| error.into_error())?,
+        Some(Form::Gzip(file)) => file.into_inner().map_err(|error| error.into_error())?.finish()?,
+        Some(Form::Zstd(file)) => file.into_inner().map_err(|error| error.into_error())?.finish()?,
+        Some(Form::Parquet(table)) => table.finish()?,
+    };
+    file.sync_all()?;
+    Ok(file.metadata()?.len())
+}
 
-struct Columns {
-    writer: SerializedFileWriter<BufWriter<File>>,
-    texts: [Vec<Option<ByteArray>>; TEXTS],
-    samples: Vec<Option<i32>>,
+/// A column: its name, and a record's value in it. What has structure is JSON.
+type Column = (&'static str, fn(&Record) -> Result<Option<String>>);
+
+fn json(value: &impl serde::Serialize, is_empty: bool) -> Result<Option<String>> {
+    Ok(if is_empty { None } else { Some(serde_json::to_string(value)?) })
+}
+
+const COLUMNS: [Column; 15] = [
+    ("id", |r| Ok(Some(r.id.clone()))),
+    ("text", |r| Ok(r.text.clone())),
+    ("prompt", |r| Ok(r.prompt.clone())),
+    ("response", |r| Ok(r.response.clone())),
+    ("messages", |r| json(&r.messages, r.messages.is_none())),
+    ("teacher", |r| Ok(r.teacher.clone())),
+    ("model", |r| Ok(r.model.clone())),
+    ("sample", |r| json(&r.sample, r.sample.is_none())),
+    ("finish", |r| Ok(r.finish.clone())),
+    ("language", |r| Ok(r.language.clone())),
+    ("tests", |r| Ok(r.tests.clone())),
+    ("source", |r| Ok(r.source.clone())),
+    ("checks", |r| json(&r.checks, r.checks.is_empty())),
+    ("fim_spans", |r| json(&r.fim_spans, r.fim_spans.is_empty())),
+    ("extra", |r| json(&r.extra, r.extra.is_empty())),
+];
+
+/// Rows and bytes of text in a row group: enough to compress well, little enough to hold.
+const GROUP_ROWS: usize = 32_768;
+const GROUP_BYTES: usize = 64 << 20;
+
+/// A Parquet file of text columns.
+struct Table {
+    writer: SerializedFileWriter<File>,
+    columns: Vec<Vec<Option<String>>>,
     bytes: usize,
 }
 
-impl Columns {
-    fn new(file: BufWriter<File>) -> Result<Self> {
-        let properties = WriterProperties::builder()
-            .set_compression(Compression::ZSTD(ZstdLevel::try_new(6)?))
-            .set_created_by(concat!("distillix ", env!("CARGO_PKG_VERSION")).to_owned())
-            .build();
-        let schema = Arc::new(parse_message_type(SCHEMA)?);
+impl Table {
+    fn new(file: File) -> Result<Self> {
+        let column = |(name, _): &Column| {
+            let column = Type::primitive_type_builder(name, Physical::BYTE_ARRAY)
+                .with_repetition(Repetition::OPTIONAL)
+                .with_converted_type(ConvertedType::UTF8);
+            Ok(Arc::new(column.build()?))
+        };
+        let columns = COLUMNS.iter().map(column).collect::<Result<_>>()?;
+        let schema = Arc::new(Type::group_type_builder("record").with_fields(columns).build()?);
+        let properties =
+            WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::try_new(3)?)).build();
         let writer = SerializedFileWriter::new(file, schema, Arc::new(properties))?;
-        Ok(Columns { writer, texts: Default::default(), samples: Vec::new(), bytes: 0 })
+        Ok(Self { writer, columns: vec![Vec::new(); COLUMNS.len()], bytes: 0 })
     }
 
     fn push(&mut self, record: &Record) -> Result<()> {
-        let text = |text: &Option<String>| text.as_deref().map(ByteArray::from);
-        let json = |value: Option<Value>| value.map(|value| ByteArray::from(value.to_string().into_bytes()));
-        let row = [
-            Some(ByteArray::from(record.id.as_str())),
-            text(&record.text),
-            json(record.messages.as_ref().map(serde_json::to_value).transpose()?),
-            text(&record.prompt),
-            text(&record.response),
-            text(&record.teacher),
-            text(&record.model),
-            text(&record.finish),
-            text(&record.language),
-            text(&record.tests),
-            text(&record.source),
-            json((!record.checks.is_empty()).then(|| serde_json::to_value(&record.checks)).transpose()?),
-            json(
-                (!record.fim_spans.is_empty())
-                    .then(|| serde_json::to_value(&record.fim_spans))
-                    .transpose()?,
-            ),
-            json((!record.extra.is_empty()).then(|| Value::Object(record.extra.clone()))),
-        ];
-        for (column, value) in self.texts.iter_mut().zip(row) {
-            self.bytes += value.as_ref().map_or(0, ByteArray::len);
+        for ((_, value), column) in COLUMNS.iter().zip(&mut self.columns) {
+            let value = value(record)?;
+            self.bytes += value.as_ref().map_or(0, String::len);
             column.push(value);
         }
-        self.samples.push(record.sample.and_then(|sample| i32::try_from(sample).ok()));
-        if self.bytes >= GROUP_BYTES || self.samples.len() >= GROUP_ROWS {
-            self.flush()?;
-        }
-        Ok(())
+        if self.columns[0].len() >= GROUP_ROWS || self.bytes >= GROUP_BYTES { self.flush() } else { Ok(()) }
     }
 
     fn flush(&mut self) -> Result<()> {
-        if self.samples.is_empty() {
+        if self.columns[0].is_empty() {
             return Ok(());
         }
         let mut group = self.writer.next_row_group()?;
-        for (i, column) in self.texts.iter_mut().enumerate() {
+        for column in &mut self.columns {
+            let Some(mut writer) = group.next_column()? else { bail!("the schema lacks a column") };
             let levels: Vec<i16> = column.iter().map(|value| i16::from(value.is_some())).collect();
-            let values: Vec<ByteArray> = column.drain(..).flatten().collect();
-            // The first column is required, and has no levels.
-            write_column::<ByteArrayType>(&mut group, &values, (i > 0).then_some(&levels))?;
+            let values: Vec<ByteArray> =
+                column.drain(..).flatten().map(|value| ByteArray::from(value.into_bytes())).collect();
+            writer.typed::<ByteArrayType>().write_batch(&values, Some(&levels), None)?;
+            writer.close()?;
         }
-        let levels: Vec<i16> = self.samples.iter().map(|value| i16::from(value.is_some())).collect();
-        let values: Vec<i32> = self.samples.drain(..).flatten().collect();
-        write_column::<Int32Type>(&mut group, &values, Some(&levels))?;
         group.close()?;
         self.bytes = 0;
         Ok(())
     }
 
-    fn finish(mut self) -> Result<BufWriter<File>> {
+    fn finish(mut self) -> Result<File> {
         self.flush()?;
         Ok(self.writer.into_inner()?)
-    }
-}
-
-fn write_column<T: parquet::data_type::DataType>(
-    group: &mut SerializedRowGroupWriter<'_, BufWriter<File>>,
-    values: &[T::T],
-    levels: Option<&Vec<i16>>,
-) -> Result<()> {
-    let mut column = group.next_column()?.context("the schema has fewer columns than a record")?;
-    column.typed::<T>().write_batch(values, levels.map(Vec::as_slice), None)?;
-    column.close()?;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use parquet::file::reader::{FileReader, SerializedFileReader};
-    use parquet::record::RowAccessor;
-
-    fn records() -> Vec<Record> {
-        let mut a = Record::answer("a", "p", "r\n");
-        a.sample = Some(1);
-        a.fim_spans = vec![(0, 1)];
-        a.checks.insert("tests".into(), "pass".into());
-        let mut b = Record::text("b", "x".repeat(1000));
-        b.extra.insert("topic".into(), "lists".into());
-        vec![a, b]
-    }
-
-    fn written(path: &Path) -> Result<Vec<u8>> {
-        let mut writer = RecordWriter::create(path)?;
-        for record in records() {
-            writer.write(&record)?;
-        }
-        assert_eq!(writer.finish()?, 2);
-        Ok(std::fs::read(path)?)
-    }
-
-    #[test]
-    fn the_same_records_make_the_same_bytes_in_every_form() -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        for name in ["a.jsonl", "a.jsonl.zst", "a.parquet"] {
-            let path = folder.path().join(name);
-            let first = written(&path)?;
-            assert_eq!(first, written(&path)?, "{name}");
-        }
-        let lines = std::fs::read(folder.path().join("a.jsonl"))?;
-        let read: Vec<Record> =
-            lines.split_inclusive(|b| *b == b'\n').map(serde_json::from_slice).collect::<Result<_, _>>()?;
-        assert_eq!(read, records());
-        assert_eq!(zstd::decode_all(File::open(folder.path().join("a.jsonl.zst"))?)?, lines);
-        let reader = SerializedFileReader::new(File::open(folder.path().join("a.parquet"))?)?;
-        let rows = reader.get_row_iter(None)?.collect::<Result<Vec<_>, _>>()?;
-        assert_eq!((rows[0].get_string(4)?.as_str(), rows[0].get_int(14)?), ("r\n", 1));
-        assert_eq!(rows[0].get_string(12)?, "[[0,1]]");
-        assert_eq!(rows[1].get_string(1)?, &"x".repeat(1000));
-        assert!(rows[1].get_string(4).is_err(), "null");
-        Ok(())
-    }
-
-    #[test]
-    fn what_is_not_finished_leaves_the_old_file() -> Result<()> {
-        let folder = tempfile::tempdir()?;
-        let path = folder.path().join("a.jsonl");
-        std::fs::write(&path, "old")?;
-        let mut writer = RecordWriter::create(&path)?;
-        writer.write(&records()[0])?;
-        drop(writer);
-        assert_eq!(std::fs::read(&path)?, b"old");
-        assert_eq!(std::fs::read_dir(folder.path())?.count(), 1);
-        assert!(RecordWriter::create(&folder.path().join("a.csv")).is_err());
-        Ok(())
     }
 }

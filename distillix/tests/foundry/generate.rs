@@ -78,7 +78,7 @@ fn every_form_of_output_holds_the_same() {
         .arg("--output")
         .arg(folder.path("a.csv"))
         .error();
-    assert!(code == 2 && error.contains(".parquet"), "{error}");
+    assert!(code == 1 && error.contains(".parquet"), "{error}");
 }
 
 #[test]

@@ -1,8 +1,7 @@
 //! `distillix foundry export`.
 
+use super::Output;
 use super::generate::write;
-use super::{Output, wrong};
-use crate::foundry::output::Format;
 use anyhow::Result;
 use serde_json::json;
 use std::path::PathBuf;
@@ -14,7 +13,7 @@ pub(in crate::cli) struct Args {
     /// The store (OUTPUT.foundry).
     #[arg(value_name = "STORE")]
     store: PathBuf,
-    /// The file to write: .jsonl, .jsonl.zst or .parquet.
+    /// The file to write: .jsonl, .jsonl.gz, .jsonl.zst or .parquet.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Write the log-probabilities too.
@@ -26,7 +25,6 @@ pub(in crate::cli) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    Format::of(&args.output).map_err(wrong)?;
     let records = write(&args.store, &args.output, args.with_logprobs)?;
     let output = Output { json: args.json };
     output.record(&json!({"records": records, "output": args.output}))?;

@@ -5,7 +5,7 @@ use super::{FoundryArgs, Output, block_on, wrong};
 use crate::cli::WrongUse;
 use crate::foundry::config::FoundryConfig;
 use crate::foundry::generate::{Ended, Event, Options, Summary, generate};
-use crate::foundry::output::{Format, RecordWriter};
+use crate::foundry::output::SetWriter;
 use crate::foundry::prompts::{Prompt, file};
 use crate::foundry::store::StoreReader;
 use anyhow::{Context, Result};
@@ -27,7 +27,7 @@ pub(in crate::cli) struct Args {
     /// JSONL with a `prompt`, and where wanted `id`, `tests` and `language`, on each line (.gz and .zst too). Repeatable.
     #[arg(long, value_name = "FILE", required = true)]
     prompts: Vec<PathBuf>,
-    /// The file to write: .jsonl, .jsonl.zst or .parquet.
+    /// The file to write: .jsonl, .jsonl.gz, .jsonl.zst or .parquet.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// Where answers are kept; OUTPUT with .foundry at its end if not given.
@@ -71,7 +71,8 @@ pub(in crate::cli) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    Format::of(&args.output).map_err(wrong)?;
+    // Before anything is paid for, the output can be written.
+    drop(SetWriter::create(&args.output).map_err(wrong)?);
     let config = config(args)?;
     if config.teachers.is_empty() {
         return Err(
@@ -161,7 +162,12 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
 /// Derives the output from the store.
 pub(super) fn write(store: &Path, output: &Path, with_logprobs: bool) -> Result<u64> {
     let reader = StoreReader::open(store)?;
-    let mut writer = RecordWriter::create(output)?;
-    reader.records(with_logprobs, |record| writer.write(&record))?;
-    writer.finish()
+    let mut writer = SetWriter::create(output)?;
+    let mut count = 0;
+    reader.records(with_logprobs, |record| {
+        count += 1;
+        writer.write(&record)
+    })?;
+    writer.finish()?;
+    Ok(count)
 }
