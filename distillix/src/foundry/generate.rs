@@ -111,9 +111,14 @@ pub async fn generate(
     let teachers = config.resolved_teachers()?;
     ensure!(!teachers.is_empty(), "there is no teacher: give --teacher, or foundry.teachers in a config");
     let store = Store::open(&store)?;
-    let plan = settings(&config, &teachers);
-    check_settings(&store, &plan, allow_changes)?;
-    let plan = Key::of("plan", &plan)?;
+    let settings = settings(&config, &teachers);
+    if !allow_changes {
+        check_settings(&store, &settings)?;
+    }
+    let (gates, judge) = gates(&config, teachers.clone(), observe).await?;
+    let limits = Limits { cost: config.max_cost, tokens: config.max_tokens, requests: config.max_requests };
+    check_budget(&limits, &gates, config.max_output_tokens)?;
+    let plan = Key::of("plan", &settings)?;
     let address =
         |prompt: &Prompt| Key::of("outcome", &(plan.hex(), &prompt.prompt, &prompt.tests, &prompt.language));
     let (count, copies) = store.set_prompts(prompts, address)?;
@@ -121,12 +126,10 @@ pub async fn generate(
     let samples = outcomes_a_prompt(&config);
     store.set_meta("samples", &samples.to_string())?;
     store.set_meta("answers", &answers_a_prompt(&config, teachers.len()).to_string())?;
+    store.set_meta("settings", &settings.to_string())?;
     if retry_failed {
         store.forget_failures()?;
     }
-    let (gates, judge) = gates(&config, teachers.clone(), observe).await?;
-    let limits = Limits { cost: config.max_cost, tokens: config.max_tokens, requests: config.max_requests };
-    check_budget(&limits, &gates, config.max_output_tokens)?;
     let status = store.reader()?.status()?;
     let budget = Budget::new(limits, status.spent().0);
     observe(Event::Begin { prompts: count, copies, status: status.clone() });
@@ -160,20 +163,20 @@ fn settings(config: &FoundryConfig, teachers: &[TeacherConfig]) -> Value {
 }
 
 /// Refuses to mix answers to different settings by accident.
-fn check_settings(store: &Store, plan: &Value, allow_changes: bool) -> Result<()> {
+fn check_settings(store: &Store, settings: &Value) -> Result<()> {
     if let Some(before) = store.meta("settings")? {
         let before: Value = serde_json::from_str(&before)?;
         let mut found = Vec::new();
-        differences("", &before, plan, &mut found);
+        differences("", &before, settings, &mut found);
         ensure!(
-            found.is_empty() || allow_changes,
+            found.is_empty(),
             "the store {} was made with other settings: {}. Nothing is lost: take another --store, or go on in this one with \
              --allow-changes, which asks again what the new settings need and keeps the old answers",
             store.path().display(),
             found.join("; ")
         );
     }
-    store.set_meta("settings", &plan.to_string())
+    Ok(())
 }
 
 /// The ways to all teachers, and the index of the judge's.

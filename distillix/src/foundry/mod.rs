@@ -1,7 +1,7 @@
 //! The foundry: from prompts, teachers and existing data to a clean training set.
 //!
 //! * [`mod@generate`] is a whole run: [`prompts`] go to teachers as [`orchestrate`] decides, within a [`budget`], and answers into a
-//!   [`store`], from which [`output`] files are derived.
+//!   [`store`], from which [`mod@derive`] makes an [`output`] file.
 //! * [`config`] is the `foundry` section of a config.
 //! * [`teacher`] speaks to the servers that answer: one file a protocol.
 //! * [`record`] is the one form in which data travels: a JSON line, or a row of Parquet.
@@ -11,6 +11,7 @@
 pub mod budget;
 pub mod clean;
 pub mod config;
+pub mod derive;
 pub mod detect;
 pub mod generate;
 pub mod language;
@@ -22,4 +23,5 @@ pub mod record;
 pub mod store;
 pub mod syntax;
 pub mod teacher;
+pub mod tester;
 pub mod tokens;

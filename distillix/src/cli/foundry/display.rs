@@ -1,6 +1,7 @@
 //! How a run is shown: a bar on a terminal, a line now and then elsewhere, JSON lines for programs, a table at the end.
 
 use super::Output;
+use crate::foundry::derive::Derived;
 use crate::foundry::generate::{Ended, Event, Progress, Summary};
 use crate::foundry::store::Status;
 use anyhow::Result;
@@ -146,7 +147,14 @@ impl Display {
     }
 
     /// The table at the end.
-    pub(super) fn summary(&self, summary: &Summary, path: &Path, records: u64) -> Result<()> {
+    pub(super) fn summary(
+        &self,
+        summary: &Summary,
+        path: &Path,
+        derived: &Derived,
+        only_clean: bool,
+    ) -> Result<()> {
+        let records = derived.records;
         let Summary { status, progress, ended } = summary;
         let ended_as = match ended {
             None => "done",
@@ -156,7 +164,7 @@ impl Display {
         };
         self.output.record(&json!({
             "event": "end", "ended": ended_as, "status": status, "left": status.left(), "seconds": progress.elapsed.as_secs_f64(),
-            "output": path, "records": records,
+            "output": path, "records": records, "clean": derived.report,
         }))?;
         let seconds = progress.elapsed.as_secs_f64();
         self.output.prose(&format!(
@@ -177,6 +185,7 @@ impl Display {
             ))?;
         }
         table(self.output, status)?;
+        cleaning(self.output, derived, only_clean)?;
         match ended {
             None => {}
             Some(Ended::Stopped) => self.output.prose("stopped; the same command goes on")?,
@@ -220,6 +229,28 @@ pub(super) fn table(output: Output, status: &Status) -> Result<()> {
     }
     for reason in &status.reasons {
         output.prose(&format!("  {:<20} {:>9}  {}", reason.reason, reason.count, reason.example))?;
+    }
+    output.prose("")?;
+    Ok(())
+}
+
+/// What the checks found.
+pub(super) fn cleaning(output: Output, derived: &Derived, only_clean: bool) -> Result<()> {
+    let report = &derived.report;
+    let (left_out, why) = (
+        report.records - report.kept,
+        if only_clean { "left out" } else { "marked, not left out (--clean)" },
+    );
+    if left_out == 0 {
+        return Ok(());
+    }
+    output.prose(&format!("  {:<20} {:>9}  {}", "does not pass", why, "for example"))?;
+    for stage in report.stages.iter().filter(|stage| stage.dropped > 0) {
+        let example = stage
+            .examples
+            .first()
+            .map_or(String::new(), |example| format!("{}: {}", example.id, example.reason));
+        output.prose(&format!("  {:<20} {:>9}  {example}", stage.stage, stage.dropped))?;
     }
     output.prose("")?;
     Ok(())

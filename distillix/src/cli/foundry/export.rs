@@ -1,7 +1,8 @@
 //! `distillix foundry export`.
 
-use super::Output;
-use super::generate::write;
+use super::display::cleaning;
+use super::{ConfigArgs, Output, wrong};
+use crate::foundry::derive::{self, derive};
 use anyhow::Result;
 use serde_json::json;
 use std::path::PathBuf;
@@ -16,6 +17,11 @@ pub(in crate::cli) struct Args {
     /// The file to write: .jsonl, .jsonl.gz, .jsonl.zst or .parquet.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Write only answers that pass the checks, with their code alone.
+    #[arg(long)]
+    clean: bool,
     /// Write the log-probabilities too.
     #[arg(long)]
     with_logprobs: bool,
@@ -25,9 +31,13 @@ pub(in crate::cli) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let records = write(&args.store, &args.output, args.with_logprobs)?;
+    let clean = args.config.foundry()?.clean;
+    clean.validate().map_err(wrong)?;
+    let options = derive::Options { clean, only_clean: args.clean, with_logprobs: args.with_logprobs };
+    let derived = derive(&args.store, &args.output, &options)?;
     let output = Output { json: args.json };
-    output.record(&json!({"records": records, "output": args.output}))?;
-    output.prose(&format!("{records} records in {}", args.output.display()))?;
+    output.record(&json!({"records": derived.records, "output": args.output, "clean": derived.report}))?;
+    cleaning(output, &derived, args.clean)?;
+    output.prose(&format!("{} records in {}", derived.records, args.output.display()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,10 +4,11 @@ use super::display::Display;
 use super::{FoundryArgs, Output, block_on, wrong};
 use crate::cli::WrongUse;
 use crate::foundry::config::FoundryConfig;
+use crate::foundry::derive::{self, derive};
 use crate::foundry::generate::{Ended, Event, Options, Summary, generate};
 use crate::foundry::output::SetWriter;
 use crate::foundry::prompts::{Prompt, file};
-use crate::foundry::store::StoreReader;
+use crate::foundry::tester::tester;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -62,6 +63,10 @@ pub(in crate::cli) struct Args {
     /// Go on with a store that was made with other settings; what the new ones need is asked again.
     #[arg(long)]
     allow_changes: bool,
+    /// Write only answers that pass the checks, with their code alone. Without, every answer is written as it came, and its `checks`
+    /// say what they found.
+    #[arg(long)]
+    clean: bool,
     /// Write the log-probabilities that foundry.top_logprobs asks for into the output too.
     #[arg(long)]
     with_logprobs: bool,
@@ -79,6 +84,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             WrongUse("name at least one --teacher, or a --config with foundry.teachers".into()).into()
         );
     }
+    let clean = config.clean.clone();
     let store = args.store.clone().unwrap_or_else(|| beside(&args.output));
     let output = Output { json: args.json };
     let mut display = Display::new(output);
@@ -87,7 +93,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         store: store.clone(),
         retry_failed: args.retry_failed,
         allow_changes: args.allow_changes,
-        tester: Arc::new(|_, _, _| Box::pin(async { Ok(None) })),
+        tester: tester(),
         stop: stop_on_signals()?,
     };
     let prompts = prompts(&args.prompts);
@@ -99,16 +105,19 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }));
     display.finish();
     let summary = summary?;
-    let records = write(&store, &args.output, args.with_logprobs)?;
-    display.summary(&summary, &args.output, records)?;
-    end(&summary, records)
+    let options = derive::Options { clean, only_clean: args.clean, with_logprobs: args.with_logprobs };
+    let derived = derive(&store, &args.output, &options)?;
+    display.summary(&summary, &args.output, &derived, args.clean)?;
+    end(&summary, derived.records)
 }
 
 /// The exit code: a set that a limit or a signal ended is what was asked for; one without a record is not.
 fn end(summary: &Summary, records: u64) -> Result<ExitCode> {
     match &summary.ended {
         Some(Ended::Teacher(why)) => anyhow::bail!("the teacher is of no use: {why}"),
-        _ if records == 0 && summary.status.failed > 0 => anyhow::bail!("every prompt failed"),
+        _ if records == 0 && summary.status.done == 0 && summary.status.failed > 0 => {
+            anyhow::bail!("every prompt failed")
+        }
         _ => Ok(ExitCode::SUCCESS),
     }
 }
@@ -157,17 +166,4 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
             .context("cannot watch for signals")?;
     }
     Ok(stop)
-}
-
-/// Derives the output from the store.
-pub(super) fn write(store: &Path, output: &Path, with_logprobs: bool) -> Result<u64> {
-    let reader = StoreReader::open(store)?;
-    let mut writer = SetWriter::create(output)?;
-    let mut count = 0;
-    reader.records(with_logprobs, |record| {
-        count += 1;
-        writer.write(&record)
-    })?;
-    writer.finish()?;
-    Ok(count)
 }

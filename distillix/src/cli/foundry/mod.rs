@@ -43,12 +43,33 @@ struct FoundryArgs {
     /// A file that holds it.
     #[arg(long, value_name = "FILE", conflicts_with = "key_env")]
     key_file: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// The arguments that change a config.
+#[derive(Debug, clap::Args)]
+struct ConfigArgs {
     /// A JSON file with keys to change, in the section foundry (`distillix config` prints all).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Change one key of the config, as in foundry.temperature=0.2. Repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// The foundry's section.
+    fn foundry(&self) -> Result<FoundryConfig> {
+        let mut config = Config::default();
+        if let Some(path) = &self.config {
+            config = config.with_file(path).map_err(wrong)?;
+        }
+        for setting in &self.settings {
+            config = config.with_setting(setting).map_err(wrong)?;
+        }
+        Ok(config.foundry)
+    }
 }
 
 /// Makes an error one of wrong use.
@@ -69,14 +90,7 @@ impl FoundryArgs {
 
     /// The same without them.
     fn config_of_file(&self) -> Result<FoundryConfig> {
-        let mut config = Config::default();
-        if let Some(path) = &self.config {
-            config = config.with_file(path).map_err(wrong)?;
-        }
-        for setting in &self.settings {
-            config = config.with_setting(setting).map_err(wrong)?;
-        }
-        let mut config = config.foundry;
+        let mut config = self.config.foundry()?;
         if let Some(name) = &self.key_env {
             config.defaults.key_env = Some(name.clone());
         }

@@ -3,20 +3,20 @@
 use super::engine::{Asked, Engine, Unanswered};
 use super::strategy::Unit;
 use crate::foundry::config::Strategy;
+use crate::foundry::prompts::Prompt;
 use crate::foundry::store::Key;
 use crate::foundry::teacher::{Message, Request, Sampling};
 use futures::future::BoxFuture;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
-/// What the tests say of an answer; `None` where they cannot be run.
+/// What the tests say of an answer: `pass`, `fail`, `timeout` or `error`; `None` where they cannot be run.
 pub type Verdict = Option<&'static str>;
 
-/// Runs tests: given an answer, the tests and the language.
-pub type Tester =
-    Arc<dyn Fn(String, String, Option<String>) -> BoxFuture<'static, anyhow::Result<Verdict>> + Send + Sync>;
+/// Runs the tests of a prompt on an answer.
+pub type Tester = Arc<dyn Fn(&Prompt, &str) -> BoxFuture<'static, anyhow::Result<Verdict>> + Send + Sync>;
 
 /// An answer that may be chosen.
 #[derive(Clone, Debug)]
@@ -33,7 +33,7 @@ impl From<Asked> for Candidate {
 
 /// What was chosen.
 pub(super) enum Choice {
-    Kept { index: usize, checks: Value },
+    Kept { index: usize, checks: Map<String, Value> },
     None(String),
 }
 
@@ -44,8 +44,11 @@ pub(super) async fn choose(
     unit: &Unit,
     candidates: &[Candidate],
 ) -> Result<Choice, Unanswered> {
-    if let Some(tests) = &unit.prompt.tests {
-        let verdicts = verdicts(tester, tests, unit, candidates).await?;
+    if unit.prompt.tests.is_some() {
+        let mut verdicts = Vec::new();
+        for candidate in candidates {
+            verdicts.push(tester(&unit.prompt, &candidate.text).await.map_err(Unanswered::Store)?);
+        }
         if verdicts.iter().any(Option::is_some) {
             return Ok(by_tests(engine.config.strategy, &verdicts, candidates));
         }
@@ -53,26 +56,9 @@ pub(super) async fn choose(
     if let (Some(judge), true) = (judge, candidates.len() > 1)
         && let Some(index) = ask_judge(engine, judge, unit, candidates).await?
     {
-        return Ok(Choice::Kept {
-            index,
-            checks: json!({"chosen": {"by": "judge", "of": candidates.len()}}),
-        });
+        return Ok(Choice::Kept { index, checks: chosen(json!({"by": "judge", "of": candidates.len()})) });
     }
     Ok(by_likeness(engine.config.strategy, engine.config.agreement, candidates))
-}
-
-async fn verdicts(
-    tester: &Tester,
-    tests: &str,
-    unit: &Unit,
-    candidates: &[Candidate],
-) -> Result<Vec<Verdict>, Unanswered> {
-    let mut verdicts = Vec::new();
-    for candidate in candidates {
-        let run = tester(candidate.text.clone(), tests.to_owned(), unit.prompt.language.clone());
-        verdicts.push(run.await.map_err(Unanswered::Store)?);
-    }
-    Ok(verdicts)
 }
 
 fn by_tests(strategy: Strategy, verdicts: &[Verdict], candidates: &[Candidate]) -> Choice {
@@ -87,8 +73,8 @@ fn by_tests(strategy: Strategy, verdicts: &[Verdict], candidates: &[Candidate]) 
             candidates.len()
         ));
     }
-    let checks =
-        json!({"tests": "pass", "chosen": {"by": "tests", "of": candidates.len(), "passed": passed.len()}});
+    let mut checks = chosen(json!({"by": "tests", "of": candidates.len(), "passed": passed.len()}));
+    checks.insert("tests".to_owned(), Value::from("pass"));
     Choice::Kept { index: passed[0], checks }
 }
 
@@ -142,8 +128,12 @@ fn by_likeness(strategy: Strategy, agreement: f64, candidates: &[Candidate]) -> 
     if strategy == Strategy::Consensus && 2 * agree <= candidates.len() {
         return Choice::None(format!("at most {agree} of {} answers agree", candidates.len()));
     }
-    let checks = json!({"chosen": {"by": "agreement", "of": candidates.len(), "agree": agree}});
-    Choice::Kept { index, checks }
+    Choice::Kept { index, checks: chosen(json!({"by": "agreement", "of": candidates.len(), "agree": agree})) }
+}
+
+/// How an answer was chosen, as a check.
+fn chosen(how: Value) -> Map<String, Value> {
+    Map::from_iter([("chosen".to_owned(), how)])
 }
 
 /// Hashes of all runs of three words or signs.

@@ -4,9 +4,10 @@ use super::choose::{self, Candidate, Choice, Tester};
 use super::engine::{Asked, Engine, Unanswered};
 use crate::foundry::config::{FoundryConfig, Strategy};
 use crate::foundry::prompts::Prompt;
-use crate::foundry::store::{Key, Outcome};
+use crate::foundry::store::{Key, Outcome, Stored};
 use crate::foundry::teacher::{Failure, FailureKind, Message, Request};
 use futures::future::join_all;
+use serde_json::{Map, Value};
 use std::time::Duration;
 
 /// One sample of one prompt.
@@ -31,11 +32,35 @@ pub fn outcomes_a_prompt(config: &FoundryConfig) -> u32 {
     }
 }
 
-/// Brings one sample of a prompt to its end. `teachers` is how many of the engine's gates answer; the judge's may follow.
+/// Brings one sample of a prompt to its end, and runs the prompt's tests on what is kept. `teachers` is how many of the engine's gates answer; the judge's may follow.
 ///
 /// # Errors
 /// When the run has to end, or cannot go on with this sample. A prompt that failed is an [`Outcome`].
 pub async fn solve(
+    engine: &Engine,
+    teachers: usize,
+    judge: Option<usize>,
+    tester: &Tester,
+    unit: &Unit,
+) -> Result<Outcome, Unanswered> {
+    let mut outcome = answers(engine, teachers, judge, tester, unit).await?;
+    // Where tests chose, they have been run.
+    if unit.prompt.tests.is_some() && outcome.checks.iter().all(|checks| !checks.contains_key("tests")) {
+        outcome.checks.resize_with(outcome.answers.len(), Map::new);
+        for (key, checks) in outcome.answers.iter().zip(&mut outcome.checks) {
+            let Some(Stored::Answer { text, .. }) = engine.store.find(*key).map_err(Unanswered::Store)?
+            else {
+                continue;
+            };
+            if let Some(verdict) = tester(&unit.prompt, &text).await.map_err(Unanswered::Store)? {
+                checks.insert("tests".to_owned(), Value::from(verdict));
+            }
+        }
+    }
+    Ok(outcome)
+}
+
+async fn answers(
     engine: &Engine,
     teachers: usize,
     judge: Option<usize>,
@@ -109,7 +134,7 @@ async fn answer_of(
 fn outcome(answers: Vec<Key>, failures: Vec<Failure>) -> Outcome {
     let missing = failures.len() as u32;
     let failure = if answers.is_empty() { failures.into_iter().next() } else { None };
-    Outcome { missing: if failure.is_none() { missing } else { 0 }, answers, failure, checks: None }
+    Outcome { missing: if failure.is_none() { missing } else { 0 }, answers, failure, checks: Vec::new() }
 }
 
 /// Answers and failures apart. Whatever else ends the sample.
@@ -168,9 +193,7 @@ async fn fallback(
     // An answer that is there already is taken, even from a later teacher.
     for gate in 0..teachers {
         let key = engine.key(gate, request, sample).map_err(Unanswered::Store)?;
-        if let Some(crate::foundry::store::Stored::Answer { .. }) =
-            engine.store.find(key).map_err(Unanswered::Store)?
-        {
+        if let Some(Stored::Answer { .. }) = engine.store.find(key).map_err(Unanswered::Store)? {
             return Ok(outcome(vec![key], Vec::new()));
         }
     }
@@ -214,11 +237,11 @@ async fn chosen(
     let missing = failures.len() as u32;
     Ok(match choice {
         Choice::Kept { index, checks } => {
-            Outcome { answers: vec![candidates[index].key], missing, failure: None, checks: Some(checks) }
+            Outcome { answers: vec![candidates[index].key], missing, failure: None, checks: vec![checks] }
         }
         Choice::None(why) => {
             let failure = Failure::new(FailureKind::NoAgreement, why);
-            Outcome { answers: Vec::new(), missing: 0, failure: Some(failure), checks: None }
+            Outcome { answers: Vec::new(), missing: 0, failure: Some(failure), checks: Vec::new() }
         }
     })
 }

@@ -16,7 +16,7 @@ use super::prompts::Prompt;
 use super::teacher::{Answer, Failure, Spent};
 use anyhow::{Context, Result, anyhow, bail};
 use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -47,8 +47,8 @@ pub struct Outcome {
     pub missing: u32,
     /// Why there is no answer.
     pub failure: Option<Failure>,
-    /// What was found out about the answers.
-    pub checks: Option<Value>,
+    /// What was found out about each answer, by the name of the check; shorter than `answers` where nothing was.
+    pub checks: Vec<Map<String, Value>>,
 }
 
 /// An answer or a failure that is on the disk.

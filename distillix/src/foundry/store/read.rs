@@ -8,7 +8,7 @@ use crate::foundry::teacher::{Failure, FailureKind};
 use anyhow::{Context, Result};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// A prompt of the store.
@@ -160,7 +160,7 @@ impl StoreReader {
         )?;
         let mut rows = query.query([])?;
         let (mut last, mut sample) = (-1, 0);
-        let mut many: Option<bool> = None;
+        let many = self.meta("answers")?.is_some_and(|answers| answers != "1");
         while let Some(row) = rows.next()? {
             let position: i64 = row.get(4)?;
             if position != last {
@@ -168,18 +168,14 @@ impl StoreReader {
             }
             let prompt: Prompt = serde_json::from_str(row.get_ref(1)?.as_str()?)?;
             let id: String = row.get(0)?;
-            let checks = row.get_ref(3)?.as_str_or_null()?.map(serde_json::from_str::<Value>).transpose()?;
+            let checks =
+                row.get_ref(3)?.as_str_or_null()?.map(serde_json::from_str::<Vec<Map<String, Value>>>);
+            let mut checks = checks.transpose()?.unwrap_or_default().into_iter();
             for key in Key::split(row.get_ref(2)?.as_blob()?) {
-                let many = match many {
-                    Some(many) => many,
-                    None => *many.insert(self.meta("answers")?.is_some_and(|answers| answers != "1")),
-                };
                 let mut record = self.record(key, &id, &prompt, with_logprobs)?;
                 record.sample = many.then_some(sample);
                 sample += 1;
-                if let Some(Value::Object(checks)) = &checks {
-                    record.checks.extend(checks.iter().map(|(name, value)| (name.clone(), value.clone())));
-                }
+                record.checks.extend(checks.next().into_iter().flatten());
                 take(record)?;
             }
         }

@@ -5,6 +5,7 @@ use super::{Key, Outcome};
 use crate::foundry::budget::Amount;
 use crate::foundry::teacher::{Answer, Failure};
 use rusqlite::{Connection, params};
+use serde_json::Value;
 use std::io::Write;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -96,7 +97,7 @@ fn write(connection: &mut Connection, jobs: &[Job]) -> rusqlite::Result<()> {
                         outcome.missing,
                         outcome.failure.as_ref().map(|failure| failure.kind.name()),
                         outcome.failure.as_ref().map(|failure| &failure.message),
-                        outcome.checks.as_ref().map(ToString::to_string),
+                        checks(outcome),
                     ])?;
             }
         }
@@ -159,13 +160,19 @@ fn end(connection: &Connection, who: &Who, result: &Ended) -> rusqlite::Result<(
     Ok(())
 }
 
+/// What was found out, as JSON.
+fn checks(outcome: &Outcome) -> Option<String> {
+    let found = outcome.checks.iter().cloned().map(Value::Object).collect::<Vec<_>>();
+    (!found.is_empty()).then(|| Value::Array(found).to_string())
+}
+
 /// SQLite's integers have a sign.
 fn integer(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
 /// Log-probabilities are mostly digits and repeated keys.
-fn compressed(value: &serde_json::Value) -> rusqlite::Result<Vec<u8>> {
+fn compressed(value: &Value) -> rusqlite::Result<Vec<u8>> {
     let fail = |error: std::io::Error| rusqlite::Error::ToSqlConversionFailure(Box::new(error));
     let mut encoder = zstd::Encoder::new(Vec::new(), 3).map_err(fail)?;
     encoder.write_all(value.to_string().as_bytes()).map_err(fail)?;
