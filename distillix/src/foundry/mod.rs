@@ -6,6 +6,7 @@
 //! * [`teacher`] speaks to the servers that answer: one file a protocol.
 //! * [`record`] is the one form in which data travels: a JSON line, or a row of Parquet.
 //! * [`clean`] drops what is not worth learning from.
+//! * [`sandbox`] runs Python that nobody has read, with its tests.
 //! * [`language`], [`detect`] and [`syntax`] know programming languages, [`markdown`] and [`tokens`] other text.
 
 pub mod budget;
@@ -20,6 +21,7 @@ pub mod orchestrate;
 pub mod output;
 pub mod prompts;
 pub mod record;
+pub mod sandbox;
 pub mod store;
 pub mod syntax;
 pub mod teacher;

@@ -8,7 +8,7 @@ use crate::foundry::derive::{self, derive};
 use crate::foundry::generate::{Ended, Event, Options, Summary, generate};
 use crate::foundry::output::SetWriter;
 use crate::foundry::prompts::{Prompt, file};
-use crate::foundry::tester::tester;
+use crate::foundry::tester::SandboxTester;
 use anyhow::{Context, Result};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -88,12 +88,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let store = args.store.clone().unwrap_or_else(|| beside(&args.output));
     let output = Output { json: args.json };
     let mut display = Display::new(output);
+    let tester = SandboxTester::new()?;
     let options = Options {
         config,
         store: store.clone(),
         retry_failed: args.retry_failed,
         allow_changes: args.allow_changes,
-        tester: tester(),
+        tester: tester.tester(),
         stop: stop_on_signals()?,
     };
     let prompts = prompts(&args.prompts);
@@ -105,6 +106,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }));
     display.finish();
     let summary = summary?;
+    if let Some(why) = tester.problem() {
+        display.show(Event::Warning(format!("tests were not run: {why}")));
+    }
     let options = derive::Options { clean, only_clean: args.clean, with_logprobs: args.with_logprobs };
     let derived = derive(&store, &args.output, &options)?;
     display.summary(&summary, &args.output, &derived, args.clean)?;

@@ -1,6 +1,7 @@
 //! `distillix foundry`: one file a subcommand.
 
 mod display;
+mod exec;
 mod export;
 mod generate;
 mod status;
@@ -19,6 +20,7 @@ pub(super) enum Command {
     Generate(generate::Args),
     Status(status::Args),
     Export(export::Args),
+    Exec(exec::Args),
     Teachers(teachers::Args),
 }
 
@@ -27,6 +29,7 @@ pub(super) fn run(command: &Command) -> Result<ExitCode> {
         Command::Generate(args) => generate::run(args),
         Command::Status(args) => status::run(args),
         Command::Export(args) => export::run(args),
+        Command::Exec(args) => exec::run(args),
         Command::Teachers(args) => teachers::run(args),
     }
 }
