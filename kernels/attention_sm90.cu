@@ -4,10 +4,10 @@
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL) && HEAD_DIM == 64
 
-const int TEAMS = 4; // warpgroups, 64 rows each
+const int TEAMS = 2; // warpgroups, 64 rows each; two blocks fill a multiprocessor
 const int BLOCK = TEAMS * 128;
 const int BLOCK_ROWS = TEAMS * 64;
-const int STAGES = 6, AHEAD = STAGES - 3; // steps whose copies are under way
+const int STAGES = 5, AHEAD = STAGES - 3; // steps whose copies are under way
 
 struct Team {
     float out[1][8][4];
@@ -18,7 +18,7 @@ struct Team {
 
 // Arguments as of attention_forward_bf16. Grid: tiles of BLOCK_ROWS of T·H/KV rows, KV, B. Shared memory:
 // BLOCK_ROWS + 2 * STAGES * 64 rows of 128 bytes, and 1024 bytes to align them.
-extern "C" __global__ void __launch_bounds__(BLOCK, 1)
+extern "C" __global__ void __launch_bounds__(BLOCK, 2)
 attention_sm90_forward_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first_key, bf16* y, float* log_sum,
                             u32 t, u32 s, u32 heads, u32 kv_heads, float scale, float softcap) {
     const u32 group = heads / kv_heads, batch = blockIdx.z, head = blockIdx.y * group, offset = s - t;

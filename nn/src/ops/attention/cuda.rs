@@ -132,7 +132,7 @@ impl<'a> Attending<'a> {
                 Kernel::new("attention", "attention_forward_bf16", grid)
             }
             Form::Hopper => {
-                let grid = self.hopper_grid(t * heads / kv_heads, 4, 16);
+                let grid = self.hopper_grid(t * heads / kv_heads, 2, 12);
                 Kernel::new("attention_sm90", "attention_sm90_forward_bf16", grid)
             }
         }
