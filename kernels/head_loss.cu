@@ -14,7 +14,7 @@
         u32 stride, u32 first, u32 all, u32 top_k, float cap, u32 gradient, u32 cached, float denominator,             \
         const __grid_constant__ Terms terms) {                                                                         \
         Targets<T> of = {targets, 0, 0, 0, top_ids, top_log_probs, 0, top_k, 0.f};                                     \
-        head_loss<T, false>(                                                                                           \
+        head_loss<T, false, false>(                                                                                           \
             logits, of, losses, vocab, stride, first, all, cap, gradient, cached, denominator, terms);                 \
     }                                                                                                                  \
     /* x *= factor, unless that is 1. */                                                                               \

@@ -240,8 +240,9 @@ template <class T> struct Targets {
 
 // Row blockIdx.x of a chunk of logits [rows, stride], of which `vocab` columns count; the rest of the gradient is zero.
 // It is row first + blockIdx.x of all; its unweighted loss of term t goes to losses[t][that]. If `cached` is set, there is
-// shared memory for the row; then for top_k floats.
-template <class T, bool TEACHER>
+// shared memory for the row; then for top_k floats. With SIGNS there may be losses whose slope is a sign, TVD and ULD; the
+// others bear the error of the fast hyperbolic tangent, which is below that of bf16 logits.
+template <class T, bool TEACHER, bool SIGNS>
 __device__ __forceinline__ void head_loss(
     T* logits, const Targets<T> targets, float* losses, u32 vocab, u32 stride, u32 first, u32 all, float cap,
     u32 gradient, u32 cached, float denominator, const Terms& terms) {
@@ -276,8 +277,7 @@ __device__ __forceinline__ void head_loss(
         }
         __syncthreads();
     }
-    // Where a loss is no sum of signs, the error of the fast hyperbolic tangent is below that of bf16 logits.
-    typedef Row<T, !TEACHER> R;
+    typedef Row<T, !SIGNS> R;
     R row(from, vocab, stride, cap);
     R teacher(TEACHER ? targets.teacher + index * targets.teacher_stride : from, vocab,
               TEACHER ? targets.teacher_stride : stride, TEACHER ? targets.teacher_cap : cap);
@@ -297,7 +297,7 @@ __device__ __forceinline__ void head_loss(
         const Term term = terms.term[t];
         Slope s = {term.kind, 1.f / term.temperature, 0.f, 0.f, term.parameter, 0.f, 0.f, 0.f, 0.f};
         float weight = term.weight / denominator, loss;
-        if (TEACHER && term.kind == ULD) {
+        if (SIGNS && term.kind == ULD) {
             loss = uld_loss(row, weight, signs, targets.sign_losses[index], s, scratch);
         } else if (TEACHER && is_divergence(term.kind)) {
             loss = divergence_loss(row, teacher, term, weight, later, s, scratch);

@@ -71,6 +71,19 @@ template <u32 N> __device__ __forceinline__ void load_floats(const float* p, u64
     for (u32 k = 0; k < N; k++) v[k] = i + k < n ? p[i + k] : 0.f;
 }
 
+// Writes values i.. of the n floats at p, none beyond.
+template <u32 N>
+__device__ __forceinline__ void store_floats(float* p, u64 i, u64 n, bool wide, const float (&v)[N]) {
+    if (wide && i + N <= n) {
+#pragma unroll
+        for (u32 k = 0; k < N; k += 4) *(float4*)(p + i + k) = make_float4(v[k], v[k + 1], v[k + 2], v[k + 3]);
+        return;
+    }
+#pragma unroll
+    for (u32 k = 0; k < N; k++)
+        if (i + k < n) p[i + k] = v[k];
+}
+
 // Functions whose error bf16 hides take the fast form; f32 takes the exact one.
 template <class T> struct Math {
     static __device__ __forceinline__ float exp(float x) {

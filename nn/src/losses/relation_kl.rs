@@ -14,7 +14,7 @@ use tensor::{Device, Element, Error, Float, Result, Tensor, with_float};
 /// two models may differ in heads and widths. The mean is over batch, relation heads and query positions.
 ///
 /// Inputs: the student's q, k, v, then the teacher's, each `[B, T, heads, d]`; only the student's get a gradient.
-/// Output: a scalar of their type.
+/// Output: a scalar, of their type or on a GPU f32.
 #[derive(Clone, Copy, Debug)]
 pub struct RelationKl {
     /// Number of slices; divides `heads · d` of both models.

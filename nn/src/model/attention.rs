@@ -75,12 +75,12 @@ impl SelfAttention {
         if let (Some(norms), true, false) = (self.qk_norm, on_gpu, relations) {
             for (x, norm) in [&mut q, &mut k].into_iter().zip(norms) {
                 let gain = tape.param(&params.get(norm).parameter);
-                *x = tape.apply(NormRope { eps, tables: Arc::clone(&context.rope) }, &[x, &gain])?;
+                *x = tape.apply(NormRope { eps, tables: Arc::clone(&context.rope) }, &[&*x, &gain])?;
             }
         } else {
             for (x, norm) in [&mut q, &mut k].into_iter().zip(self.qk_norm.iter().flatten()) {
                 let gain = tape.param(&params.get(*norm).parameter);
-                *x = tape.apply(RmsNorm { eps }, &[x, &gain])?;
+                *x = tape.apply(RmsNorm { eps }, &[&*x, &gain])?;
             }
             between = relations.then(|| [q.clone(), k.clone(), v.clone()]);
             let rope = Rope { tables: Arc::clone(&context.rope) };

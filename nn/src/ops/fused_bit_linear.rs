@@ -33,10 +33,10 @@ pub struct FusedBitLinear<'m> {
 /// The codes that the products read, and what the gradient of their input goes through.
 pub struct Saved {
     x: QuantizedRows,
-    from: From,
+    source: Source,
 }
 
-enum From {
+enum Source {
     Norm(rms_norm::Saved),
     SwiGlu { gate: Tensor, up: Tensor },
 }
@@ -60,12 +60,12 @@ impl Op for FusedBitLinear<'_> {
         };
         let (before, weights) = inputs.split_at(self.before.inputs());
         let mut outputs = Outputs::new();
-        let (x, from) = match self.before {
+        let (x, source) = match self.before {
             Before::Norm(eps) => norm(gpu, before[0], None, before[1], eps)?,
             Before::AddNorm(eps) => norm(gpu, before[0], Some(before[1]), before[2], eps)?,
             Before::SwiGlu => gated(gpu, before[0], before[1])?,
         };
-        if let (Before::AddNorm(_), From::Norm(saved)) = (self.before, &from) {
+        if let (Before::AddNorm(_), Source::Norm(saved)) = (self.before, &source) {
             outputs.push(saved.x.clone());
         }
         let mut ys = Outputs::new();
@@ -76,12 +76,12 @@ impl Op for FusedBitLinear<'_> {
         }
         products(&self.weights, &x, &mut ys)?;
         outputs.extend(ys);
-        Ok((outputs, keep.then_some(Saved { x, from })))
+        Ok((outputs, keep.then_some(Saved { x, source })))
     }
 
     fn backward(
         &self,
-        Saved { x, from }: Saved,
+        Saved { x, source }: Saved,
         mut dy: Grads,
         sinks: &mut [Option<GradSink<'_>>],
     ) -> Result<()> {
@@ -89,9 +89,9 @@ impl Op for FusedBitLinear<'_> {
         let sum = if matches!(self.before, Before::AddNorm(_)) { dy.remove(0) } else { None };
         let (before, dw) = sinks.split_at_mut(self.before.inputs());
         weight_gradients(gpu, &x, &dy, dw)?;
-        let like = match &from {
-            From::Norm(saved) => &saved.x,
-            From::SwiGlu { gate, .. } => gate,
+        let like = match &source {
+            Source::Norm(saved) => &saved.x,
+            Source::SwiGlu { gate, .. } => gate,
         };
         let mut dx = None;
         if before.iter().any(Option::is_some) && dy.iter().any(Option::is_some) {
@@ -100,18 +100,18 @@ impl Op for FusedBitLinear<'_> {
             dx = Some(gradient);
         }
         drop((dy, x));
-        match (from, dx) {
-            (From::Norm(saved), Some(dx)) => {
+        match (source, dx) {
+            (Source::Norm(saved), Some(dx)) => {
                 let [inputs @ .., gain] = before else { return Ok(()) };
                 let sum = sum.map(|sum| sum.contiguous()).transpose()?;
                 let grad = rms_norm::backward_cuda(gpu, &saved, &dx, sum.as_ref(), gain.as_mut())?;
                 give_all(inputs, grad)
             }
-            (From::Norm(_), None) => match (sum, before) {
+            (Source::Norm(_), None) => match (sum, before) {
                 (Some(sum), [inputs @ .., _]) => give_all(inputs, sum),
                 _ => Ok(()),
             },
-            (From::SwiGlu { gate, up }, Some(dx)) => {
+            (Source::SwiGlu { gate, up }, Some(dx)) => {
                 let mut grads = [&gate, &up].map(|x| Tensor::empty(x.dims(), x.dtype(), &x.device()));
                 if let [Ok(dgate), Ok(dup)] = &mut grads {
                     swiglu::backward_cuda(gpu, [&gate, &up, &dx], [dgate, dup])?;
@@ -121,7 +121,7 @@ impl Op for FusedBitLinear<'_> {
                     sink.as_mut().map_or(Ok(()), |sink| sink.give(grad))
                 })
             }
-            (From::SwiGlu { .. }, None) => Ok(()),
+            (Source::SwiGlu { .. }, None) => Ok(()),
         }
     }
 }
@@ -137,7 +137,7 @@ fn norm(
     delta: Option<&Tensor>,
     w: &Tensor,
     eps: f64,
-) -> Result<(QuantizedRows, From)> {
+) -> Result<(QuantizedRows, Source)> {
     const OP: &str = FusedBitLinear::NAME;
     let (x, w, device) = (x.contiguous()?, w.contiguous()?, x.device());
     let h = x.last_dim();
@@ -165,10 +165,10 @@ fn norm(
     // many of the sum and the codes, and rows of the scales and the inverses.
     unsafe { launch.run(Grid::blocks(rows.div_ceil(rms_norm::THREADS / lanes), rms_norm::THREADS as u32)) }?;
     let saved = rms_norm::Saved { x: sum.unwrap_or(x), w, inverse_rms };
-    Ok((QuantizedRows::from_parts(codes, scales), From::Norm(saved)))
+    Ok((QuantizedRows::from_parts(codes, scales), Source::Norm(saved)))
 }
 
-fn gated(gpu: Cuda, gate: &Tensor, up: &Tensor) -> Result<(QuantizedRows, From)> {
+fn gated(gpu: Cuda, gate: &Tensor, up: &Tensor) -> Result<(QuantizedRows, Source)> {
     const OP: &str = FusedBitLinear::NAME;
     let (gate, up, device) = (gate.contiguous()?, up.contiguous()?, gate.device());
     expect_dims(OP, "up", &up, gate.dims())?;
@@ -184,5 +184,5 @@ fn gated(gpu: Cuda, gate: &Tensor, up: &Tensor) -> Result<(QuantizedRows, From)>
     // SAFETY: these are the arguments of swiglu_quantize; it reads rows·width elements of gate and up, and writes as many
     // codes, and a scale a row.
     unsafe { launch.run(Grid::blocks(rows.div_ceil(rms_norm::THREADS / lanes), rms_norm::THREADS as u32)) }?;
-    Ok((QuantizedRows::from_parts(codes, scales), From::SwiGlu { gate, up }))
+    Ok((QuantizedRows::from_parts(codes, scales), Source::SwiGlu { gate, up }))
 }

@@ -58,8 +58,7 @@ impl RelationKl {
         // SAFETY: these are the arguments of head_loss_sum with three terms; it reads 3·rows losses and writes a scalar and
         // three values.
         unsafe { launch.run(Grid::blocks(1, 1024)) }?;
-        let y = loss.to_dtype(inputs[0].dtype())?;
-        Ok((smallvec![y], keep.then_some(grads)))
+        Ok((smallvec![loss], keep.then_some(grads)))
     }
 
     /// Slices `[relation heads, T, width]` of batch row `i`, a view.
@@ -111,10 +110,9 @@ pub(super) fn backward(
     dy: &Tensor,
     sinks: &mut [Option<GradSink<'_>>],
 ) -> Result<()> {
-    let dy = dy.to_dtype(DType::F32)?;
     for (sink, grad) in sinks.iter_mut().zip(grads) {
         if let Some(sink) = sink {
-            sink.give(scaled(gpu, grad, &dy)?)?;
+            sink.give(scaled(gpu, grad, dy)?)?;
         }
     }
     Ok(())

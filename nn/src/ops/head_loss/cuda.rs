@@ -170,7 +170,11 @@ impl HeadLoss {
             Some(teacher) => {
                 let uld = self.terms.iter().find(|(_, loss)| matches!(loss, Loss::Uld(_)));
                 let uld = uld.map(|(_, loss)| self.uld(gpu, logits, teacher, first, loss)).transpose()?;
-                let launch = gpu.kernel("head_loss_teacher", "head_loss_teacher", dtype)?;
+                let signs = self.terms.iter().any(|(_, loss)| matches!(loss, Loss::Tvd(_) | Loss::Uld(_)));
+                let launch = match signs {
+                    true => gpu.kernel("head_loss_signs", "head_loss_signs", dtype)?,
+                    false => gpu.kernel("head_loss_teacher", "head_loss_teacher", dtype)?,
+                };
                 let launch = launch.read(&self.targets)?.read(&teacher.logits)?;
                 let launch = launch.read_optional(uld.as_ref().map(|u| &u.0))?;
                 let launch = launch.read_optional(uld.as_ref().map(|u| &u.1))?;
