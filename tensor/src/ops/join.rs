@@ -59,7 +59,8 @@ impl Tensor {
         const OP: &str = "overwrite";
         self.same_dtype(OP, source)?;
         if self.narrow(axis, start, source.dims().get(axis).copied().unwrap_or(0))?.dims() != source.dims() {
-            let message = format!("dims {:?} into {:?} from {start} of axis {axis}", source.dims(), self.dims());
+            let message =
+                format!("dims {:?} into {:?} from {start} of axis {axis}", source.dims(), self.dims());
             return Err(Error::shape(OP, message));
         }
         let inner: usize = self.dims()[axis + 1..].iter().product();
