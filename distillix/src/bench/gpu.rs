@@ -41,8 +41,8 @@ pub struct GpuReport {
     pub reserved_bytes: usize,
     /// Bytes of the card in use, by the driver's count.
     pub card_bytes: usize,
-    /// Times the host waited for the device within a timed group of steps; its end is one.
-    pub waits: u64,
+    /// Times the host waited for the device within the timed steps, from giving one its data to having launched it.
+    pub waits_in_steps: u64,
     /// Milliseconds of a step on the device by kind of work, launched one by one.
     pub phases: BTreeMap<&'static str, f64>,
     /// The same by kernel file.
@@ -77,15 +77,17 @@ pub fn train(bench: &TrainBench, gpu: Cuda, mut progress: impl FnMut(usize)) -> 
         }
     });
     let step = tried.context("a step does not fit the GPU's memory")??;
-    let mut losses = Vec::new();
-    let mut run = |trainer: &mut Trainer, count: usize| -> Result<Duration> {
+    let (mut losses, mut waits) = (Vec::new(), 0);
+    let mut run = |trainer: &mut Trainer, count: usize| -> Result<(Duration, u64)> {
         let start = Instant::now();
         for _ in 0..count {
+            let before = gpu.waits();
             trainer.step(&step)?;
+            waits += gpu.waits() - before;
             losses.extend(trainer.reports(false)?.iter().map(|report| report.loss));
         }
         losses.extend(trainer.reports(true)?.iter().map(|report| report.loss));
-        Ok(start.elapsed())
+        Ok((start.elapsed(), std::mem::take(&mut waits)))
     };
     run(&mut trainer, 1)?;
     let first_step_seconds = start.elapsed().as_secs_f64();
@@ -96,11 +98,11 @@ pub fn train(bench: &TrainBench, gpu: Cuda, mut progress: impl FnMut(usize)) -> 
     run(&mut trainer, WARMUP - 2)?;
     progress(WARMUP);
     let mut groups = Vec::new();
-    let mut waits = 0;
+    let mut waits_in_steps = 0;
     for group in 0..bench.steps.div_ceil(GROUP).max(2) {
-        let before = gpu.waits();
-        groups.push(run(&mut trainer, GROUP)?.as_secs_f64() / GROUP as f64);
-        waits = waits.max(gpu.waits() - before);
+        let (time, waits) = run(&mut trainer, GROUP)?;
+        groups.push(time.as_secs_f64() / GROUP as f64);
+        waits_in_steps += waits;
         progress(WARMUP + (group + 1) * GROUP);
     }
     groups.sort_by(f64::total_cmp);
@@ -127,7 +129,7 @@ pub fn train(bench: &TrainBench, gpu: Cuda, mut progress: impl FnMut(usize)) -> 
         peak_bytes: stats.peak,
         reserved_bytes: stats.peak_reserved,
         card_bytes: total - free,
-        waits,
+        waits_in_steps,
         phases,
         kernels,
         losses: [losses.first().copied().unwrap_or(f64::NAN), losses.last().copied().unwrap_or(f64::NAN)],

@@ -49,6 +49,9 @@ pub struct Plan {
 
 /// Of a card's memory that is free, what is left to others if no limit is given.
 const HEADROOM: usize = 512 << 20;
+/// Tokens at once that a GPU is fastest with: on an H100 the 125m preset made 485k tokens/s with 16,384 and 453k with
+/// 65,536, whose activations stay longer out of its caches.
+const BEST_TOKENS: usize = 16_384;
 /// Tokens at once below which a GPU is not kept busy: then computing blocks again with more rows is the better way.
 const BUSY_TOKENS: usize = 8192;
 
@@ -82,7 +85,9 @@ impl Plan {
         let rows: Vec<usize> = match training.micro_batch {
             Some(rows) => vec![rows],
             None => {
-                (1..=training.batch_size).rev().filter(|n| training.batch_size.is_multiple_of(*n)).collect()
+                let most = (BEST_TOKENS / training.seq_len).max(1);
+                let fits = |rows: &usize| *rows <= most && training.batch_size.is_multiple_of(*rows);
+                (1..=training.batch_size).rev().filter(fits).collect()
             }
         };
         let plan = |micro_batch, recompute| Plan {
