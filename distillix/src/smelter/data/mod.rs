@@ -21,7 +21,7 @@ mod dataset;
 mod document;
 mod fim;
 mod generated;
-mod jsonl;
+pub mod jsonl;
 mod order;
 mod pack;
 mod prefetch;
