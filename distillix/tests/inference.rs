@@ -12,8 +12,13 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 use tensor::{DType, Device, Tensor};
 
+/// The program: where it was built, or where the environment says if the tests were packed to run elsewhere.
+fn program() -> String {
+    std::env::var("CARGO_BIN_EXE_distillix").unwrap_or(env!("CARGO_BIN_EXE_distillix").into())
+}
+
 fn run(args: &[&str], stdin: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_distillix"))
+    let mut child = Command::new(program())
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -1,6 +1,6 @@
 //! Learning from another run.
 
-use crate::harness::{Runs, Train, losses, metrics};
+use crate::harness::{Runs, Train, losses, metrics, program};
 
 fn with_teacher(runs: &Runs, out: &str, settings: &[&str]) -> Train {
     runs.distill(out, runs.path("teacher"), &["training.steps=4"]).set(settings)
@@ -70,7 +70,7 @@ fn a_teacher_must_speak_the_same_tokens() {
 
     let corpus = runs.file("corpus.txt", "def one(x):\n    return x + 1\n".repeat(50).as_bytes());
     let tokenizer = runs.path("tokenizer.json");
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_distillix"))
+    let output = std::process::Command::new(program())
         .args(["tokenizer", "train", "--vocab-size", "300", "--out"])
         .arg(&tokenizer)
         .arg("--data")

@@ -79,6 +79,11 @@ impl Runs {
     }
 }
 
+/// The program: where it was built, or where the environment says if the tests were packed to run elsewhere.
+pub fn program() -> String {
+    std::env::var("CARGO_BIN_EXE_distillix").unwrap_or(env!("CARGO_BIN_EXE_distillix").into())
+}
+
 /// A command line of `train`.
 pub struct Train {
     command: Command,
@@ -86,7 +91,7 @@ pub struct Train {
 
 impl Train {
     pub fn new() -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_distillix"));
+        let mut command = Command::new(program());
         command.arg("train");
         Train { command }
     }
