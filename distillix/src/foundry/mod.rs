@@ -3,14 +3,19 @@
 //! * [`config`] is the `foundry` section of a config.
 //! * [`teacher`] speaks to the servers that answer: one file a protocol.
 //! * [`record`] is the one form in which data travels: a JSON line, or a row of Parquet.
+//! * [`ingest`] reads records and files of code, [`output`] writes records.
 //! * [`clean`] drops what is not worth learning from.
 //! * [`language`], [`detect`] and [`syntax`] know programming languages, [`markdown`] and [`tokens`] other text.
 
+pub mod benchmark;
 pub mod clean;
 pub mod config;
 pub mod detect;
+pub mod fim;
+pub mod ingest;
 pub mod language;
 pub mod markdown;
+pub mod output;
 pub mod record;
 pub mod syntax;
 pub mod teacher;

@@ -22,6 +22,7 @@
 //! the order of the records and on nothing else. Records that are duplicates of *dropped* ones are kept.
 
 mod config;
+mod contamination;
 mod draft;
 mod exact;
 mod extract;
@@ -34,6 +35,7 @@ mod refusal;
 mod repetition;
 mod report;
 mod secrets;
+mod spans;
 mod syntax;
 mod truncated;
 
@@ -140,6 +142,18 @@ pub const STAGES: &[Entry] = &[
         name: "licence",
         about: "drops what names a licence that is not on the list",
         make: |config| some(licence::Licence::new(config)),
+    },
+    Entry {
+        name: "contamination",
+        about: "drops what holds a problem of a benchmark",
+        make: |config| {
+            Ok(contamination::Contamination::new(config)?.map(|stage| Box::new(stage) as Box<dyn Stage>))
+        },
+    },
+    Entry {
+        name: "fim",
+        about: "marks parts of code that are worth filling in",
+        make: |config| Ok(spans::FimSpans::new(config).map(|stage| Box::new(stage) as Box<dyn Stage>)),
     },
     Entry {
         name: "exact",

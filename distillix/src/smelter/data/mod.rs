@@ -32,10 +32,12 @@ mod texts;
 mod tokenize;
 
 pub use batch::{Batch, IGNORE};
+pub use code::language_of_file;
 pub use config::{DataConfig, SourceConfig, SourceKind};
 pub use dataset::{Dataset, SourceReport, Step};
 pub use document::{Document, Encoding, Sequence};
 pub use generated::{Example, ExampleGenerator};
+pub use jsonl::open as open_lines;
 pub use prefetch::Prefetch;
 pub use shard::{Meta, Split};
 pub use template::{DEFAULT as DEFAULT_TEMPLATE, Message, Piece, Template};
