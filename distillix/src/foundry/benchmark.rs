@@ -5,7 +5,7 @@
 //! runs of tokens with: the share that it holds of a sequence is the length of their longest common subsequence within a window little
 //! longer than the problem. That a word between two runs was renamed, or a line broken elsewhere, costs that word alone.
 
-use super::tokens::{hash, hash_word, mix, tokens, words};
+use super::tokens::{HashedMap, hash, hash_word, runs, tokens, words};
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 
@@ -15,7 +15,7 @@ const CODE_RUN: usize = 8;
 /// Shorter descriptions are not compared: any text may hold them.
 const MIN_WORDS: usize = 6;
 /// Shorter solutions are not compared alone.
-const MIN_CODE: usize = 50;
+const MIN_CODE: usize = 40;
 /// Share of a solution that convicts without its description.
 const CODE_SHARE: f64 = 0.9;
 /// Windows of a text that are compared with one problem.
@@ -124,8 +124,8 @@ type Places = Vec<(u32, u32)>;
 #[derive(Clone, Debug, Default)]
 pub struct Benchmark {
     problems: Vec<Problem>,
-    prose: HashMap<u64, Places>,
-    code: HashMap<u64, Places>,
+    prose: HashedMap<Places>,
+    code: HashedMap<Places>,
 }
 
 /// A problem that a text holds.
@@ -220,7 +220,7 @@ impl Benchmark {
     /// The problem whose sequence is found to the largest share, among those that are found to their `least`.
     fn best(
         &self,
-        index: &HashMap<u64, Places>,
+        index: &HashedMap<Places>,
         text: &[u64],
         run: usize,
         sequence: impl Fn(&Problem) -> &Vec<u64>,
@@ -270,11 +270,7 @@ impl Benchmark {
     }
 }
 
-fn runs(sequence: &[u64], run: usize) -> impl Iterator<Item = u64> + '_ {
-    sequence.windows(run).map(|run| run.iter().fold(0, |state: u64, token| mix(state.rotate_left(5) ^ token)))
-}
-
-fn index(index: &mut HashMap<u64, Places>, sequence: &[u64], run: usize, problem: u32) {
+fn index(index: &mut HashedMap<Places>, sequence: &[u64], run: usize, problem: u32) {
     for (at, key) in runs(sequence, run).enumerate() {
         index.entry(key).or_default().push((problem, at as u32));
     }

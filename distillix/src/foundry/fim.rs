@@ -25,7 +25,7 @@ enum Kind {
 fn kind(node: &Node<'_>) -> Option<Kind> {
     let name = node.kind();
     let ends = |ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
-    if !node.is_named() || node.is_extra() || node.parent().is_none() {
+    if !node.is_named() || node.is_extra() {
         None
     } else if ends(&["block", "body", "declaration_list", "do_group"]) {
         Some(Kind::Body)

@@ -92,7 +92,7 @@ impl SetWriter {
     pub fn finish(mut self) -> Result<u64> {
         let folder =
             self.path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let work = || {
+        let mut work = || {
             let size = close(self.form.take())?;
             std::fs::rename(&self.partial, &self.path)?;
             sync_folder(folder)?;

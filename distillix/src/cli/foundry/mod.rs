@@ -1,5 +1,6 @@
 //! `distillix foundry`: one file a subcommand.
 
+mod clean;
 mod teachers;
 
 use super::{Output, WrongUse};
@@ -12,11 +13,13 @@ use std::process::ExitCode;
 /// Makes training data: prompts, teachers that answer them, cleaning, and code that is run before it is trusted.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
+    Clean(clean::Args),
     Teachers(teachers::Args),
 }
 
 pub(super) fn run(command: &Command) -> Result<ExitCode> {
     match command {
+        Command::Clean(args) => clean::run(args),
         Command::Teachers(args) => teachers::run(args),
     }
 }

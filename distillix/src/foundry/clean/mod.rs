@@ -26,6 +26,7 @@ mod contamination;
 mod draft;
 mod exact;
 mod extract;
+mod files;
 mod length;
 mod licence;
 mod minhash;
@@ -41,6 +42,7 @@ mod truncated;
 
 pub use config::{CleanConfig, SecretAction};
 pub use draft::Draft;
+pub use files::{Cleaned, Job, Progress, clean_files};
 pub use pipeline::{Dropped, Outcome, Pipeline};
 pub use report::{Example, Report, StageReport};
 

@@ -147,7 +147,25 @@ impl Source {
             if self.except.is_some() && path.canonicalize().ok() == self.except {
                 continue;
             }
-            self.read_file(path, path.strip_prefix(root).unwrap_or(path), sink)?;
+            // One file of many that is broken is no reason to stop; that the sink wants no more is.
+            let mut refused = None;
+            let read = self.read_file(path, path.strip_prefix(root).unwrap_or(path), &mut |raw| {
+                sink(raw).map_err(|error| {
+                    let text = error.to_string();
+                    refused = Some(error);
+                    anyhow::anyhow!(text)
+                })
+            });
+            match (refused, read) {
+                (Some(error), _) => return Err(error),
+                (None, Err(error)) => {
+                    sink(Raw::Broken {
+                        origin: path.display().to_string().into(),
+                        error: format!("{error:#}"),
+                    })?;
+                }
+                (None, Ok(())) => {}
+            }
         }
         Ok(())
     }
@@ -155,7 +173,7 @@ impl Source {
     /// Reads a file; code in it is called `name`.
     fn read_file(&self, path: &Path, name: &Path, sink: Sink<'_>) -> Result<()> {
         let origin: Arc<str> = path.display().to_string().into();
-        let work = || {
+        let mut work = || {
             let file = File::open(path)?;
             match Kind::of(path) {
                 Some(Kind::Lines(packing)) => lines::read(self.unpack(file, packing)?, &origin, sink),

@@ -38,6 +38,13 @@ pub enum Raw {
         /// The content; empty if it was too large to read.
         bytes: Vec<u8>,
     },
+    /// A file of a folder that cannot be read to its end.
+    Broken {
+        /// The file.
+        origin: Arc<str>,
+        /// What is wrong with it.
+        error: String,
+    },
 }
 
 /// Why something is no record.
@@ -57,6 +64,7 @@ impl Raw {
         match self {
             Self::Line { bytes, .. } | Self::File { bytes, .. } => bytes.len(),
             Self::Row { columns, .. } => columns.values().map(size).sum(),
+            Self::Broken { error, .. } => error.len(),
         }
     }
 
@@ -90,6 +98,9 @@ impl Raw {
                 let place = format!("{origin}:{number}");
                 let wrong = |detail| Unreadable { place: place.clone(), reason: "no record", detail };
                 record_of(columns, place.clone()).map_err(wrong)
+            }
+            Self::Broken { origin, error } => {
+                Err(Unreadable { place: origin.to_string(), reason: "broken file", detail: error })
             }
             Self::File { name, origin, language, size, bytes } => {
                 let place = if origin.ends_with(name.as_str()) {
