@@ -1,13 +1,12 @@
-//! Problems of benchmarks, in a form that renaming and reformatting hardly change, and how much of one a text holds.
+//! Problems of benchmarks, and texts that hold one, renamed or reformatted though it may be.
 //!
-//! A problem is two sequences: the words of its description (docstrings and comments of the prompt, or the prompt itself), and the
-//! tokens of its solution with each name of its own replaced by one mark. A text is compared with the problems that it shares rare
-//! runs of tokens with: the share that it holds of a sequence is the length of their longest common subsequence within a window little
-//! longer than the problem. That a word between two runs was renamed, or a line broken elsewhere, costs that word alone.
+//! A problem is two sequences: the words of its description (the longest docstring or comment of the prompt, or the prompt itself), and
+//! the tokens of its solution with each name of its own replaced by one mark. [`overlap`](super::overlap) finds them in texts.
 
-use super::tokens::{HashedMap, hash, hash_word, runs, tokens, words};
+use super::overlap::{Index, Sequence};
+use super::tokens::{hash, hash_word, tokens, words};
 use serde_json::{Map, Value};
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 /// Words in a run of a description, and tokens in a run of code.
 const PROSE_RUN: usize = 3;
@@ -18,8 +17,6 @@ const MIN_WORDS: usize = 6;
 const MIN_CODE: usize = 40;
 /// Share of a solution that convicts without its description.
 const CODE_SHARE: f64 = 0.9;
-/// Windows of a text that are compared with one problem.
-const WINDOWS: usize = 6;
 
 /// Names that stay what they are: they belong to the language, and are not a programmer's choice.
 const KEPT: [&str; 84] = [
@@ -109,23 +106,12 @@ const KEPT: [&str; 84] = [
     "vector",
 ];
 
-/// A problem of a benchmark.
-#[derive(Clone, Debug)]
-struct Problem {
-    name: String,
-    words: Vec<u64>,
-    code: Vec<u64>,
-}
-
-/// Where a run of tokens occurs: in which problem, and where in it.
-type Places = Vec<(u32, u32)>;
-
 /// The problems to compare with.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Benchmark {
-    problems: Vec<Problem>,
-    prose: HashedMap<Places>,
-    code: HashedMap<Places>,
+    names: Vec<String>,
+    descriptions: Index,
+    solutions: Index,
 }
 
 /// A problem that a text holds.
@@ -139,6 +125,12 @@ pub struct Hit {
     pub what: &'static str,
 }
 
+impl Default for Benchmark {
+    fn default() -> Self {
+        Self { names: Vec::new(), descriptions: Index::new(PROSE_RUN), solutions: Index::new(CODE_RUN) }
+    }
+}
+
 impl Benchmark {
     /// Adds a problem, an object with a description (`prompt`, `text`, `question`, …) and perhaps a solution.
     ///
@@ -146,7 +138,7 @@ impl Benchmark {
     /// When it has no description.
     pub fn add(&mut self, file: &str, fields: &Map<String, Value>) -> Result<(), String> {
         let text = |names: &[&str]| names.iter().find_map(|name| fields.get(*name)?.as_str());
-        let description = text(&[
+        let prompt = text(&[
             "prompt",
             "text",
             "question",
@@ -164,169 +156,90 @@ impl Benchmark {
             Value::String(id) => id.clone(),
             other => other.to_string(),
         });
-        let name = format!("{file}:{}", id.unwrap_or_else(|| (self.problems.len() + 1).to_string()));
-        let problem = Problem {
-            name,
-            words: words(&documentation(description)).map(hash_word).collect(),
-            code: solution
-                .map(|solution| code_tokens(solution).map(|(token, _)| token).collect())
-                .unwrap_or_default(),
-        };
-        let at = self.problems.len() as u32;
-        if problem.words.len() >= MIN_WORDS {
-            index(&mut self.prose, &problem.words, PROSE_RUN, at);
-        }
-        if problem.code.len() >= MIN_CODE {
-            index(&mut self.code, &problem.code, CODE_RUN, at);
-        }
-        self.problems.push(problem);
+        self.names.push(format!("{file}:{}", id.unwrap_or_else(|| (self.names.len() + 1).to_string())));
+
+        let (description, signature) = split(prompt);
+        let own: HashSet<u64> = [signature.as_str(), solution.unwrap_or_default()]
+            .into_iter()
+            .flat_map(code_tokens)
+            .filter(|(_, is_own, _)| *is_own)
+            .map(|(_, _, token)| hash_word(token))
+            .collect();
+        let all: Vec<u64> = words(&description).map(hash_word).collect();
+        let lasting: Vec<u64> = all.iter().copied().filter(|word| !own.contains(word)).collect();
+        self.descriptions.add(Sequence {
+            tokens: if all.len() >= MIN_WORDS { all } else { Vec::new() },
+            lasting: if lasting.len() >= MIN_WORDS { lasting } else { Vec::new() },
+        });
+        let code: Vec<u64> = solution.into_iter().flat_map(code_tokens).map(|(token, _, _)| token).collect();
+        let tokens = if code.len() >= MIN_CODE { code } else { Vec::new() };
+        self.solutions.add(Sequence { tokens, lasting: Vec::new() });
         Ok(())
     }
 
     /// Number of problems.
     pub fn len(&self) -> usize {
-        self.problems.len()
+        self.names.len()
     }
 
     /// True if there is no problem.
     pub fn is_empty(&self) -> bool {
-        self.problems.is_empty()
+        self.names.is_empty()
     }
 
     /// The problem that `text` holds the most of, if that is `least` of it or more.
     pub fn find(&self, text: &str, least: f64) -> Option<Hit> {
+        let hit = |(at, share): (usize, f64), what| Hit { problem: self.names[at].clone(), share, what };
         let prose: Vec<u64> = words(text).map(hash_word).collect();
-        let by_words = self.best(
-            &self.prose,
-            &prose,
-            PROSE_RUN,
-            |problem| &problem.words,
-            |problem| {
-                // Of few words, more have to be there: short texts are more easily alike.
-                least + (1.0 - least) * 4.0 / problem.words.len() as f64
-            },
-        );
-        if let Some((at, share)) = by_words {
-            return Some(Hit { problem: self.problems[at].name.clone(), share, what: "description" });
+        // Of few words, more have to be there: short texts are more easily alike.
+        let by_words =
+            self.descriptions.find(&prose, |words| least + (1.0 - least) * 4.0 / words.max(4) as f64);
+        if let Some(found) = by_words {
+            return Some(hit(found, "description"));
         }
-        if self.code.is_empty() {
-            return None;
-        }
-        let code: Vec<u64> = code_tokens(text).map(|(token, _)| token).collect();
-        let (at, share) = self.best(&self.code, &code, CODE_RUN, |problem| &problem.code, |_| CODE_SHARE)?;
-        Some(Hit { problem: self.problems[at].name.clone(), share, what: "solution" })
-    }
-
-    /// The problem whose sequence is found to the largest share, among those that are found to their `least`.
-    fn best(
-        &self,
-        index: &HashedMap<Places>,
-        text: &[u64],
-        run: usize,
-        sequence: impl Fn(&Problem) -> &Vec<u64>,
-        least: impl Fn(&Problem) -> f64,
-    ) -> Option<(usize, f64)> {
-        // For each problem, how many runs lie on about the same diagonal, and where that begins.
-        let mut diagonals: HashMap<(u32, i64), u32> = HashMap::new();
-        for (at, key) in runs(text, run).enumerate() {
-            for (problem, place) in index.get(&key).into_iter().flatten() {
-                let width = self.band(sequence(&self.problems[*problem as usize]).len());
-                let diagonal = (at as i64 - i64::from(*place)).div_euclid(width);
-                *diagonals.entry((*problem, diagonal)).or_default() += 1;
-            }
-        }
-        // Renaming leaves at least a few runs whole.
-        let mut likely: Vec<((u32, i64), u32)> = diagonals
-            .into_iter()
-            .filter(|((problem, _), hits)| {
-                let len = sequence(&self.problems[*problem as usize]).len();
-                *hits as usize >= 2.max(len / 12)
-            })
-            .collect();
-        likely.sort_by_key(|(place, hits)| (place.0, std::cmp::Reverse(*hits), place.1));
-        let mut best: Option<(usize, f64)> = None;
-        let (mut last, mut tried) = (u32::MAX, 0);
-        for ((problem, diagonal), _) in likely {
-            tried = if problem == last { tried + 1 } else { 0 };
-            last = problem;
-            if tried >= WINDOWS {
-                continue;
-            }
-            let wanted = sequence(&self.problems[problem as usize]);
-            let width = self.band(wanted.len());
-            let start = ((diagonal - 1) * width).clamp(0, text.len() as i64) as usize;
-            let end = (start + wanted.len() + 3 * width as usize).min(text.len());
-            let share = common(wanted, &text[start..end]) as f64 / wanted.len() as f64;
-            if share >= least(&self.problems[problem as usize]) && best.is_none_or(|(_, best)| share > best) {
-                best = Some((problem as usize, share));
-            }
-        }
-        best
-    }
-
-    /// How far runs of one problem may be moved against each other and still count together.
-    fn band(&self, len: usize) -> i64 {
-        (len / 6 + 6) as i64
+        let code: Vec<u64> = code_tokens(text).map(|(token, _, _)| token).collect();
+        self.solutions.find(&code, |_| CODE_SHARE).map(|found| hit(found, "solution"))
     }
 }
 
-fn index(index: &mut HashedMap<Places>, sequence: &[u64], run: usize, problem: u32) {
-    for (at, key) in runs(sequence, run).enumerate() {
-        index.entry(key).or_default().push((problem, at as u32));
-    }
-}
-
-/// The length of the longest common subsequence.
-fn common(a: &[u64], b: &[u64]) -> usize {
-    let mut row = vec![0usize; b.len() + 1];
-    for x in a {
-        let mut diagonal = 0;
-        for (at, y) in b.iter().enumerate() {
-            let above = row[at + 1];
-            row[at + 1] = if x == y { diagonal + 1 } else { above.max(row[at]) };
-            diagonal = above;
-        }
-    }
-    row[b.len()]
-}
-
-/// Tokens of code, with names of one's own replaced, and each token's text. A name after a dot belongs to a library.
-fn code_tokens(text: &str) -> impl Iterator<Item = (u64, &str)> {
+/// Tokens of code, with names of one's own replaced, whether each is one, and each token's text. A name after a dot belongs to a library.
+fn code_tokens(text: &str) -> impl Iterator<Item = (u64, bool, &str)> {
     let mut after_dot = false;
     tokens(text).map(move |token| {
         let is_name = token.starts_with(|c: char| c.is_alphabetic() || c == '_');
-        let own = is_name && !after_dot && !KEPT.contains(&token);
+        let is_own = is_name && !after_dot && !KEPT.contains(&token);
         after_dot = token == ".";
-        (hash(if own { b"$" } else { token.as_bytes() }), token)
+        (hash(if is_own { b"$" } else { token.as_bytes() }), is_own, token)
     })
 }
 
-/// What a description says in words: the long strings and comments of code, or all of a text that has none.
-fn documentation(text: &str) -> String {
-    let mut found = String::new();
-    let mut rest = text;
-    while let Some((at, mark)) =
-        ["\"\"\"", "'''", "/*"].iter().filter_map(|mark| Some((rest.find(mark)?, *mark))).min()
-    {
+/// The longest docstring or comment of a prompt, or all of a prompt that has none; and what is code in it.
+fn split(prompt: &str) -> (String, String) {
+    let (mut texts, mut code) = (Vec::new(), String::new());
+    let mut rest = prompt;
+    let marks = ["\"\"\"", "'''", "/*"];
+    while let Some((at, mark)) = marks.iter().filter_map(|mark| Some((rest.find(mark)?, *mark))).min() {
         let inside = &rest[at + mark.len()..];
         let close = if mark == "/*" { "*/" } else { mark };
         let end = inside.find(close).unwrap_or(inside.len());
-        found.push_str(&inside[..end]);
-        found.push('\n');
+        code.push_str(&rest[..at]);
+        texts.push(inside[..end].to_owned());
         rest = inside.get(end + close.len()..).unwrap_or_default();
     }
-    if found.is_empty() {
-        let comment = |line: &&str| ["#", "//", "--"].iter().any(|mark| line.trim_start().starts_with(mark));
-        let comments: Vec<&str> = text.lines().filter(comment).collect();
-        found = comments.join("\n");
+    let is_comment = |line: &&str| ["#", "//", "--"].iter().any(|mark| line.trim_start().starts_with(mark));
+    let (comments, other): (Vec<&str>, Vec<&str>) = rest.lines().partition(is_comment);
+    texts.push(comments.join("\n"));
+    code.push_str(&other.join("\n"));
+    let longest = texts.into_iter().map(|text| (words(&text).count(), text)).max_by_key(|(count, _)| *count);
+    match longest {
+        Some((count, text)) if count >= MIN_WORDS => (text, code),
+        _ => (prompt.to_owned(), String::new()),
     }
-    if words(&found).count() >= MIN_WORDS { found } else { text.to_owned() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
     use serde_json::json;
 
     fn benchmark() -> Benchmark {
@@ -378,19 +291,5 @@ mod tests {
             assert_eq!(found(text), None, "{text}");
         }
         assert!(Benchmark::default().add("b", json!({"a": 1}).as_object().expect("object")).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn common_subsequences(a in prop::collection::vec(0u64..4, 0..12), b in prop::collection::vec(0u64..4, 0..12)) {
-            fn slow(a: &[u64], b: &[u64]) -> usize {
-                match (a.split_first(), b.split_first()) {
-                    (Some((x, a_rest)), Some((y, b_rest))) if x == y => 1 + slow(a_rest, b_rest),
-                    (Some((_, a_rest)), Some((_, b_rest))) => slow(a_rest, b).max(slow(a, b_rest)),
-                    _ => 0,
-                }
-            }
-            prop_assert_eq!(common(&a, &b), slow(&a, &b));
-        }
     }
 }

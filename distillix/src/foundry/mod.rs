@@ -16,6 +16,7 @@ pub mod ingest;
 pub mod language;
 pub mod markdown;
 pub mod output;
+pub mod overlap;
 pub mod record;
 pub mod syntax;
 pub mod teacher;
