@@ -380,6 +380,16 @@ impl Tensor {
         Ok(out)
     }
 
+    /// Whether the elements begin where those of `previous` end, in one allocation: both contiguous, and neighbouring
+    /// parts of a [`Tensor::partition`]. One kernel can then work on both.
+    pub fn follows(&self, previous: &Tensor) -> bool {
+        let first = |x: &Tensor| x.region.start + x.layout.offset() * x.dtype.size();
+        Arc::ptr_eq(&self.region.storage, &previous.region.storage)
+            && self.is_contiguous()
+            && previous.is_contiguous()
+            && first(previous) + previous.numel() * previous.dtype.size() == first(self)
+    }
+
     /// Cuts the memory of a contiguous tensor that nobody shares into consecutive tensors of the given dimensions.
     /// They lie in one allocation, in order, and each can be written while the others are read.
     ///
@@ -405,6 +415,36 @@ impl Tensor {
             start += len;
         }
         Ok(out)
+    }
+
+    /// The inverse of [`Tensor::partition`]: consecutive parts of one allocation, all of which are given up, as one tensor.
+    ///
+    /// # Errors
+    /// If the parts do not follow each other, are shared, or do not fill `dims`.
+    pub fn join(parts: Vec<Tensor>, dims: &[usize]) -> Result<Tensor> {
+        const OP: &str = "join";
+        let Some(first) = parts.first() else {
+            let message = format!("no parts for dims {dims:?}");
+            return Err(Error::shape(OP, message));
+        };
+        let (dtype, start) = (first.dtype, first.region.start);
+        let storage = Arc::clone(&first.region.storage);
+        let mut end = start;
+        for part in parts {
+            let numel = part.numel();
+            let region = Arc::try_unwrap(part.region).map_err(|_| Error::Shared { op: OP })?;
+            let whole = part.layout.is_contiguous() && region.len == numel * dtype.size();
+            let follows = Arc::ptr_eq(&region.storage, &storage) && region.start == end;
+            if !(whole && follows && part.dtype == dtype) {
+                return Err(Error::shape(OP, "the parts are not those of one tensor, in order"));
+            }
+            end += region.len;
+        }
+        if numel(dims).map(|n| n * dtype.size()) != Some(end - start) {
+            return Err(Error::shape(OP, format!("{} bytes for dims {dims:?}", end - start)));
+        }
+        let region = Arc::new(Region { storage, start, len: end - start });
+        Ok(Tensor { region, layout: Layout::contiguous(dims), dtype })
     }
 }
 

@@ -66,6 +66,9 @@ pub struct WrongUse(pub String);
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
+    if let Some(code) = crate::foundry::sandbox::launch_if_asked() {
+        return code;
+    }
     match Cli::parse().command.run() {
         Ok(code) => code,
         Err(error) => report(&error),

@@ -5,6 +5,7 @@
 //! * [`record`] is the one form in which data travels: a JSON line, or a row of Parquet.
 //! * [`ingest`] reads records and files of code, [`output`] writes records.
 //! * [`clean`] drops what is not worth learning from.
+//! * [`sandbox`] runs Python that nobody has read, with its tests.
 //! * [`language`], [`detect`] and [`syntax`] know programming languages, [`markdown`] and [`tokens`] other text.
 
 pub mod benchmark;
@@ -18,6 +19,7 @@ pub mod markdown;
 pub mod output;
 pub mod overlap;
 pub mod record;
+pub mod sandbox;
 pub mod syntax;
 pub mod teacher;
 pub mod tokens;

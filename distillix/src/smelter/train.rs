@@ -352,7 +352,8 @@ impl Session {
                 self.warn(step, &format!("step {step} was skipped: {reason}"), on_event)?;
             }
             let hopeless = self.trainer.progress().skipped_in_row >= training.max_bad_steps;
-            let layers = health::layers(self.trainer.student().params());
+            let params = self.trainer.student().params();
+            let layers = health::layers(params, params.code_report()?)?;
             for warning in watch.check(step, &layers) {
                 self.warn(step, &warning, on_event)?;
             }

@@ -1,6 +1,6 @@
 //! Kernel launches.
 
-use super::Cuda;
+use super::{Cuda, TensorMap};
 use crate::{DType, Error, Result, Tensor};
 use cudarc::driver::result as driver;
 use smallvec::SmallVec;
@@ -155,6 +155,11 @@ impl Launch<'_> {
             self.bytes.push(u64::from_ne_bytes(bytes));
         }
         self
+    }
+
+    /// A `const __grid_constant__` tensor map.
+    pub fn map(self, map: &TensorMap) -> Self {
+        self.value(map.0)
     }
 
     /// Launches the kernel. A grid without blocks or threads does nothing.

@@ -21,6 +21,7 @@ pub(crate) mod random;
 pub(crate) mod reduce;
 pub(crate) mod softmax;
 pub(crate) mod sort;
+mod tensor_map;
 mod transfer;
 mod walk;
 
@@ -31,6 +32,7 @@ pub use graph::Graph;
 pub(crate) use launch::check_float;
 pub use launch::{Grid, Launch};
 pub use profile::Timed;
+pub use tensor_map::TensorMap;
 pub use transfer::Pending;
 
 use crate::{Error, Result};

@@ -40,6 +40,9 @@ pub(in crate::cli) struct Args {
     /// Keep this language only. Repeatable.
     #[arg(long = "language", value_name = "NAME")]
     languages: Vec<String>,
+    /// Run Python records that have `tests`, in a sandbox, and drop those that do not pass.
+    #[arg(long)]
+    execute: bool,
     /// A JSON file with keys to change, in the section foundry.clean (`distillix config` prints all).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -70,6 +73,7 @@ impl Args {
         config.against.extend_from_slice(&self.against);
         config.skip.extend_from_slice(&self.skip);
         config.languages.extend_from_slice(&self.languages);
+        config.execute |= self.execute;
         config.validate()?;
         Ok(config)
     }

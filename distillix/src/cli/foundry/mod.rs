@@ -1,6 +1,7 @@
 //! `distillix foundry`: one file a subcommand.
 
 mod clean;
+mod exec;
 mod teachers;
 
 use super::{Output, WrongUse};
@@ -14,12 +15,14 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     Clean(clean::Args),
+    Exec(exec::Args),
     Teachers(teachers::Args),
 }
 
 pub(super) fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Clean(args) => clean::run(args),
+        Command::Exec(args) => exec::run(args),
         Command::Teachers(args) => teachers::run(args),
     }
 }

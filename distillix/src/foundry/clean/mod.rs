@@ -25,6 +25,7 @@ mod config;
 mod contamination;
 mod draft;
 mod exact;
+mod execute;
 mod extract;
 mod files;
 mod length;
@@ -151,6 +152,11 @@ pub const STAGES: &[Entry] = &[
         make: |config| {
             Ok(contamination::Contamination::new(config)?.map(|stage| Box::new(stage) as Box<dyn Stage>))
         },
+    },
+    Entry {
+        name: "execute",
+        about: "runs Python that has tests, and drops what does not pass (--execute)",
+        make: |config| Ok(execute::Execute::new(config)?.map(|stage| Box::new(stage) as Box<dyn Stage>)),
     },
     Entry {
         name: "fim",
