@@ -5,6 +5,7 @@
 //! * [`record`] is the one form in which data travels: a JSON line, or a row of Parquet.
 //! * [`ingest`] reads records and files of code, [`output`] writes records.
 //! * [`clean`] drops what is not worth learning from.
+//! * [`statistics`] and [`highlight`] show what a set consists of.
 //! * [`sandbox`] runs Python that nobody has read, with its tests.
 //! * [`language`], [`detect`] and [`syntax`] know programming languages, [`markdown`] and [`tokens`] other text.
 
@@ -13,6 +14,7 @@ pub mod clean;
 pub mod config;
 pub mod detect;
 pub mod fim;
+pub mod highlight;
 pub mod ingest;
 pub mod language;
 pub mod markdown;
@@ -20,6 +22,7 @@ pub mod output;
 pub mod overlap;
 pub mod record;
 pub mod sandbox;
+pub mod statistics;
 pub mod syntax;
 pub mod teacher;
 pub mod tokens;

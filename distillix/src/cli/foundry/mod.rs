@@ -2,6 +2,7 @@
 
 mod clean;
 mod exec;
+mod inspect;
 mod teachers;
 
 use super::{Output, WrongUse};
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 pub(super) enum Command {
     Clean(clean::Args),
     Exec(exec::Args),
+    Inspect(inspect::Args),
     Teachers(teachers::Args),
 }
 
@@ -23,6 +25,7 @@ pub(super) fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Clean(args) => clean::run(args),
         Command::Exec(args) => exec::run(args),
+        Command::Inspect(args) => inspect::run(args),
         Command::Teachers(args) => teachers::run(args),
     }
 }
