@@ -123,17 +123,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(partial) = stopped {
         bail!("stopped before the end; the records so far are in {}", partial.display());
     }
+    if report.kept == 0 {
+        bail!(
+            "no record is left, so nothing was written: `--dropped FILE` shows why, `--skip STAGE` leaves a stage out"
+        );
+    }
     output.prose(&format!(
         "{}: {} records, {:.1} MB",
         job.output.display(),
         report.kept,
         bytes as f64 / 1e6
     ))?;
-    if report.kept == 0 {
-        bail!(
-            "no record is left: `--dropped FILE` shows why each was dropped, `--skip STAGE` leaves a stage out"
-        );
-    }
     Ok(ExitCode::SUCCESS)
 }
 

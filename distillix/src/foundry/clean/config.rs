@@ -83,7 +83,7 @@ impl Default for CleanConfig {
             max_chars: 1_000_000,
             secrets: SecretAction::Redact,
             licences: licences.map(str::to_owned).to_vec(),
-            near_similarity: 0.7,
+            near_similarity: 0.68,
             near_shingle: 5,
             near_memory_mb: 1500,
             against: Vec::new(),

@@ -43,7 +43,7 @@ pub struct Progress {
 pub struct Cleaned {
     /// What the stages did; the first is the reading.
     pub report: Report,
-    /// Bytes of the output.
+    /// Bytes of the output. It is not written if no record is left.
     pub bytes: u64,
     /// Where the records so far are, if the work was stopped before its end.
     pub stopped: Option<PathBuf>,
@@ -52,7 +52,7 @@ pub struct Cleaned {
 /// Cleans what a job names. Once `stop` is set, the batch at hand is finished, and its output is closed and kept aside.
 ///
 /// # Errors
-/// When something cannot be read or written, or no record is found or left. The output is then as it was before.
+/// When something cannot be read or written, or no record is found. The output is then as it was before.
 pub fn clean_files(
     job: &Job,
     pipeline: &mut Pipeline,
@@ -119,6 +119,10 @@ pub fn clean_files(
         return Ok(Cleaned { report, bytes: 0, stopped });
     }
     dropped.map(SetWriter::finish).transpose()?;
+    if report.kept == 0 {
+        // An empty set is worth less than the one that may have been there.
+        return Ok(Cleaned { report, bytes: 0, stopped: None });
+    }
     let bytes = output.finish().context("the cleaned set is lost")?;
     Ok(Cleaned { report, bytes, stopped: None })
 }
