@@ -9,8 +9,7 @@ use std::collections::HashMap;
 
 /// Windows of a text that are compared with one sequence, at most.
 const WINDOWS: usize = 6;
-/// A window is compared if it shares this many runs, and one for each so many tokens of the sequence.
-const MIN_RUNS: usize = 2;
+/// A window is compared if it shares one run for each so many tokens of the sequence, and one at least.
 const TOKENS_PER_RUN: usize = 12;
 
 /// A known sequence.
@@ -56,8 +55,7 @@ impl Index {
                 *hits.entry((*number, (at as i64 - i64::from(*place)).div_euclid(band))).or_default() += 1;
             }
         }
-        let enough =
-            |number: u32| MIN_RUNS.max(self.sequences[number as usize].tokens.len() / TOKENS_PER_RUN);
+        let enough = |number: u32| (self.sequences[number as usize].tokens.len() / TOKENS_PER_RUN).max(1);
         let mut likely: Vec<_> =
             hits.into_iter().filter(|((number, _), hits)| *hits >= enough(*number)).collect();
         likely.sort_unstable_by_key(|((number, band), hits)| (*number, std::cmp::Reverse(*hits), *band));
