@@ -2,6 +2,7 @@
 //!
 //! * [`config`] is the `foundry` section of a config.
 //! * [`teacher`] speaks to the servers that answer: one file a protocol.
+//! * [`prompts`] are what teachers are asked.
 //! * [`record`] is the one form in which data travels: a JSON line, or a row of Parquet.
 //! * [`clean`] drops what is not worth learning from.
 //! * [`sandbox`] runs Python that nobody has read, with its tests.
@@ -12,6 +13,7 @@ pub mod config;
 pub mod detect;
 pub mod language;
 pub mod markdown;
+pub mod prompts;
 pub mod record;
 pub mod sandbox;
 pub mod syntax;

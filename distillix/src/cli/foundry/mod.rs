@@ -1,6 +1,7 @@
 //! `distillix foundry`: one file a subcommand.
 
 mod exec;
+mod prompts;
 mod teachers;
 
 use super::{Output, WrongUse};
@@ -14,12 +15,14 @@ use std::process::ExitCode;
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     Exec(exec::Args),
+    Prompts(prompts::Args),
     Teachers(teachers::Args),
 }
 
 pub(super) fn run(command: &Command) -> Result<ExitCode> {
     match command {
         Command::Exec(args) => exec::run(args),
+        Command::Prompts(args) => prompts::run(args),
         Command::Teachers(args) => teachers::run(args),
     }
 }
