@@ -6,6 +6,7 @@ mod exec;
 mod export;
 mod generate;
 mod inspect;
+mod prompts;
 mod status;
 mod teachers;
 
@@ -25,6 +26,7 @@ pub(super) enum Command {
     Clean(clean::Args),
     Exec(exec::Args),
     Inspect(inspect::Args),
+    Prompts(prompts::Args),
     Teachers(teachers::Args),
 }
 
@@ -36,6 +38,7 @@ pub(super) fn run(command: &Command) -> Result<ExitCode> {
         Command::Clean(args) => clean::run(args),
         Command::Exec(args) => exec::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Prompts(args) => prompts::run(args),
         Command::Teachers(args) => teachers::run(args),
     }
 }

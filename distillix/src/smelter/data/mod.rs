@@ -26,7 +26,7 @@ pub mod jsonl;
 mod order;
 mod pack;
 mod prefetch;
-mod random;
+pub(crate) mod random;
 mod shard;
 mod template;
 mod texts;
