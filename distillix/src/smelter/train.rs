@@ -6,6 +6,7 @@ use super::data::builtin::{self, Curriculum};
 use super::data::{Dataset, ExampleGenerator, Prefetch, Progress as DataProgress, SourceKind};
 use super::evaluate::{Exam, greedy, shares, validate};
 use super::health::{self, Watch};
+use super::inputs::Inputs;
 use super::metrics::{Line, Metrics, Validation, Window};
 use super::run_folder::{RunFolder, write_whole};
 use super::teacher::{self, EMBEDDED, embedded_tokenizer};
@@ -250,6 +251,10 @@ impl Session {
                 &on_progress,
             )?
         };
+        let inputs = Inputs::of(&config.distillation, dataset.reports())?;
+        if resuming {
+            inputs.check(run)?;
+        }
         let student = match init {
             Some(init) if init.config.model.linear == config.model.linear => init.student,
             Some(init) => {
@@ -280,6 +285,9 @@ impl Session {
                 // A run that is resumed before its first step starts over from these weights.
                 checkpoint::save(run, &config, &trainer, &state)?;
             }
+        }
+        if !resuming {
+            inputs.save(run)?;
         }
         write_whole(&run.chat_template(), config.data.template.as_bytes())?;
         // Last, so that a folder with a config has everything else.
@@ -401,7 +409,14 @@ impl Session {
 
     /// Sets the result beside the teacher and the nearest neighbour.
     fn compare(&self, outcome: &mut Outcome, on_event: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<()> {
-        on_event(Event::Working("comparing with the teacher and the nearest neighbour"));
+        let others = [
+            self.trainer.teacher().map(|_| "the teacher"),
+            self.exam.as_ref().map(|_| "the nearest neighbour"),
+        ];
+        let others: Vec<&str> = others.into_iter().flatten().collect();
+        if !others.is_empty() {
+            on_event(Event::Working(&format!("comparing with {}", others.join(" and "))));
+        }
         outcome.teacher = self.trainer.teacher().map(|teacher| self.validate(teacher)).transpose()?.flatten();
         if let Some(exam) = &self.exam {
             let data = &self.config.data;

@@ -1,6 +1,7 @@
 //! Learning from another run.
 
 use crate::harness::{Runs, Train, losses, metrics};
+use distillix::smelter::config::Config;
 
 fn with_teacher(runs: &Runs, out: &str, settings: &[&str]) -> Train {
     runs.distill(out, runs.path("teacher"), &["training.steps=4"]).set(settings)
@@ -78,6 +79,11 @@ fn a_teacher_must_speak_the_same_tokens() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Where nobody says it, the vocabulary's size follows from the tokenizer.
+    runs.train("own", &["training.steps=2"]).arg("--tokenizer").arg(&tokenizer).ok();
+    let config = Config::default().with_file(&runs.path("own").join("config.json")).unwrap();
+    assert_eq!(config.model.vocab_size, 320);
+    runs.distill("from-own", runs.path("own"), &["training.steps=2"]).ok();
     let error =
         with_teacher(&runs, "other", &["model.vocab_size=320"]).arg("--tokenizer").arg(&tokenizer).error();
     assert!(error.contains("the teacher has another tokenizer than this run"), "{error}");
