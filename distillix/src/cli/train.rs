@@ -154,10 +154,10 @@ fn config(args: &Args) -> Result<(Config, String)> {
     }
     if saved.is_none() && init.is_none() && !says_vocab_size(args)? {
         let teacher = config.distillation.teacher.as_ref().filter(|name| *name != EMBEDDED);
-        let tokenizer = config.data.tokenizer.clone().or(teacher.map(PathBuf::from));
+        let of_teacher = teacher.map(|run| Path::new(run).join("tokenizer.json"));
         // Where there is none, loading it says so better.
         let exists = |path: &PathBuf| path.is_file() || path.join("tokenizer.json").is_file();
-        if let Some(tokenizer) = tokenizer.filter(exists) {
+        if let Some(tokenizer) = config.data.tokenizer.clone().or(of_teacher).filter(exists) {
             config.model.vocab_size = Tokenizer::load(&tokenizer)?.padded_len();
         }
     }

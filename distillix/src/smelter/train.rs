@@ -14,6 +14,7 @@ use super::trainer::{StepReport, Trainer};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, bail, ensure};
 use nn::model::{ModelConfig, Student};
+use nn::ternary::Ternary;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -255,19 +256,17 @@ impl Session {
         if resuming {
             inputs.check(run)?;
         }
-        let student = match init {
-            Some(init) if init.config.model.linear == config.model.linear => init.student,
-            Some(init) => {
-                let mut student =
-                    Student::new(config.model.clone(), tokenizer.len(), &device, |_, _, value| {
-                        value.fill(0.0)
-                    })?;
-                let from = init.student.params();
-                student.params_mut().load(|name| Ok(from.find(name).map(|p| p.parameter.value.clone())))?;
-                student
-            }
-            None => Student::random(config.model.clone(), tokenizer.len(), &device, training.seed)?,
-        };
+        let mut student = Student::random(config.model.clone(), tokenizer.len(), &device, training.seed)?;
+        let from_teacher = teacher.as_ref().filter(|_| config.distillation.init);
+        if let Some(init) = &init {
+            start_from(&mut student, &init.student)?;
+        } else if let Some(teacher) = from_teacher {
+            let taken = start_from(&mut student, &teacher.student)?;
+            ensure!(
+                taken > 0,
+                "distillation.init: no weight of the teacher has the dimensions that `model` asks for"
+            );
+        }
         let is_builtin = config.data.sources.iter().any(|s| s.resolved_kind() == SourceKind::Builtin);
         let functions = training.eval_functions;
         let exam = (is_builtin && functions > 0)
@@ -491,6 +490,23 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Takes over the weights that have the same name and dimensions in both; returns how many.
+fn start_from(student: &mut Student, other: &Student) -> tensor::Result<usize> {
+    let mut taken = 0;
+    for param in student.params_mut().iter_mut() {
+        let value = &mut param.parameter.value;
+        let Some(from) = other.params().find(&param.name) else { continue };
+        if from.parameter.value.dims() == value.dims() {
+            value.copy_from(&from.parameter.value)?;
+            if let Some(ternary) = &mut param.ternary {
+                *ternary = Ternary::new(value)?;
+            }
+            taken += 1;
+        }
+    }
+    Ok(taken)
 }
 
 /// Training examples that the nearest-neighbour baseline chooses from.

@@ -2,6 +2,7 @@
 
 use crate::harness::{Runs, Train, losses, metrics};
 use distillix::smelter::config::Config;
+use tensor::io::SafeTensors;
 
 fn with_teacher(runs: &Runs, out: &str, settings: &[&str]) -> Train {
     runs.distill(out, runs.path("teacher"), &["training.steps=4"]).set(settings)
@@ -45,6 +46,24 @@ fn attention_relations_can_be_learned_too() {
     assert!(fails(&["distillation.relation.heads=3"]).contains("distillation.relation.heads is 3"));
     assert!(fails(&["distillation.relation.teacher_layer=2"]).contains("beyond the teacher's 2 layers"));
     assert!(!runs.path("none").exists());
+}
+
+#[test]
+fn a_student_can_start_from_the_teacher() {
+    let runs = runs_with_teacher();
+    let teacher = SafeTensors::open(runs.path("teacher").join("model.safetensors")).unwrap();
+    // No step changes anything, so the weights are those of the start.
+    let still = ["training.muon_lr=0", "training.adamw_lr=0", "distillation.init=true"];
+    for (out, model) in [("ternary", "model.linear=ternary"), ("narrow", "model.mlp=64")] {
+        with_teacher(&runs, out, &still).set(&["model.layers=2", "model.mlp=96", model]).ok();
+        let student = SafeTensors::open(runs.path(out).join("model.safetensors")).unwrap();
+        for info in student.tensors() {
+            let [a, b] = [&student, &teacher].map(|file| file.tensor(&info.name).unwrap());
+            let fits = a.dims() == b.dims();
+            assert_eq!(fits, out == "ternary" || !info.name.contains("mlp"), "{}", info.name);
+            assert!(!fits || a.to_vec::<f32>().unwrap() == b.to_vec::<f32>().unwrap(), "{}", info.name);
+        }
+    }
 }
 
 #[test]
