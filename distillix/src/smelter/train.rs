@@ -261,11 +261,11 @@ impl Session {
         if let Some(init) = &init {
             start_from(&mut student, &init.student)?;
         } else if let Some(teacher) = from_teacher {
-            let taken = start_from(&mut student, &teacher.student)?;
-            ensure!(
-                taken > 0,
-                "distillation.init: no weight of the teacher has the dimensions that `model` asks for"
-            );
+            if start_from(&mut student, &teacher.student)? == 0 {
+                on_event(Event::Warning(
+                    "no weight of the teacher has the dimensions of the student's, which starts from random ones",
+                ));
+            }
         }
         let is_builtin = config.data.sources.iter().any(|s| s.resolved_kind() == SourceKind::Builtin);
         let functions = training.eval_functions;
@@ -332,7 +332,7 @@ impl Session {
             )));
         }
         if first == 0 {
-            on_event(Event::Working("validating the untrained model"));
+            on_event(Event::Working("validating before the first step"));
             outcome.before = self.validate(self.trainer.student())?;
         } else if std::mem::take(&mut self.state.validation_due) {
             self.evaluate(first, on_event)?;

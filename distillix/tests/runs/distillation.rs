@@ -64,6 +64,8 @@ fn a_student_can_start_from_the_teacher() {
             assert!(!fits || a.to_vec::<f32>().unwrap() == b.to_vec::<f32>().unwrap(), "{}", info.name);
         }
     }
+    let said = with_teacher(&runs, "other", &still).set(&["model.hidden=32"]).ok();
+    assert!(said.contains("warning: no weight of the teacher has the dimensions"), "{said}");
 }
 
 #[test]
