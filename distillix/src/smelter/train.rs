@@ -14,6 +14,7 @@ use super::trainer::{StepReport, Trainer};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, bail, ensure};
 use nn::model::{ModelConfig, Student};
+use nn::params::Role;
 use nn::ternary::Ternary;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -492,7 +493,7 @@ impl Session {
     }
 }
 
-/// Takes over the weights that have the same name and dimensions in both; returns how many.
+/// Takes over the weights that have the same name and dimensions in both; returns how many matrices.
 fn start_from(student: &mut Student, other: &Student) -> tensor::Result<usize> {
     let mut taken = 0;
     for param in student.params_mut().iter_mut() {
@@ -503,7 +504,7 @@ fn start_from(student: &mut Student, other: &Student) -> tensor::Result<usize> {
             if let Some(ternary) = &mut param.ternary {
                 *ternary = Ternary::new(value)?;
             }
-            taken += 1;
+            taken += usize::from(param.role != Role::Norm);
         }
     }
     Ok(taken)
