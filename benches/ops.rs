@@ -73,7 +73,7 @@ fn rope(bencher: Bencher, backward: bool) {
 fn embedding(bencher: Bencher, backward: bool) {
     let ids: Vec<u32> = (0..B * T).map(|i| (i * 37 % VOCAB) as u32).collect();
     let ids = Tensor::from_slice(&ids, &[B, T], &Device::Cpu).expect("it fits");
-    run(bencher, Embedding, &[normal(&[VOCAB, H], 0), ids], backward);
+    run(bencher, Embedding::default(), &[normal(&[VOCAB, H], 0), ids], backward);
 }
 
 #[divan::bench(args = BOTH, consts = [0, 50])]

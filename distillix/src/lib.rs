@@ -8,6 +8,7 @@
 //! * [`run`] loads the model of a run folder, completes text with it, and inspects its weights.
 //! * [`tokenizer`] reads and makes Hugging Face `tokenizer.json` files.
 //! * [`verify`] compares what this program computes with the dump of a reference.
+//! * [`foundry`] makes training data from the answers of teachers.
 //! * [`mod@bench`] times training steps.
 //!
 //! A run folder holds `config.json` (every key), `tokenizer.json`, `chat_template.jinja`, `model.safetensors` (f32, named as

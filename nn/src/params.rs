@@ -1,7 +1,7 @@
 //! The trained tensors of a model: one list, in which modules hold places.
 
 use crate::ops::{BitLinear, Linear};
-use crate::ternary::Ternary;
+use crate::ternary::{CodeReport, Ternary, refresh_all};
 use autograd::{Gradients, ParamId, Parameter, Tape, Var};
 use smallvec::SmallVec;
 use tensor::{DType, Device, Error, Result, Tensor};
@@ -28,6 +28,18 @@ pub struct Param {
     pub parameter: Parameter,
     /// Codes and scale, if the forward pass uses ternary values.
     pub ternary: Option<Ternary>,
+}
+
+impl Param {
+    /// What decides the place in memory; parameters of equal keys follow each other in order of id.
+    pub(crate) fn memory_key(&self) -> (Role, &[usize]) {
+        (self.role, self.parameter.value.dims())
+    }
+
+    /// The value with the codes made of it.
+    pub(crate) fn quantized(&mut self) -> Option<(&Tensor, &mut Ternary)> {
+        Some((&self.parameter.value, self.ternary.as_mut()?))
+    }
 }
 
 /// All trained tensors of a model. Parameter i has the id i.
@@ -66,7 +78,7 @@ impl Specs {
     }
 
     /// Takes memory for all: one allocation, in which parameters of one role and shape lie side by side. Norms are 1;
-    /// the rest comes from `init`.
+    /// the rest comes from `init`, which fills tensors on the CPU whatever the device.
     pub fn build(
         self,
         ternary: bool,
@@ -77,17 +89,22 @@ impl Specs {
         let mut list = Vec::with_capacity(values.len());
         for (i, (spec, mut value)) in self.list.into_iter().zip(values).enumerate() {
             match spec.role {
-                Role::Norm => value.as_mut_slice::<f32>()?.fill(1.0),
-                _ => init(ParamId(i), &spec, &mut value)?,
+                Role::Norm => value.fill(1.0)?,
+                _ if *device == Device::Cpu => init(ParamId(i), &spec, &mut value)?,
+                _ => {
+                    let mut made = Tensor::empty(&spec.dims, DType::F32, &Device::Cpu)?;
+                    init(ParamId(i), &spec, &mut made)?;
+                    value.copy_from_slice(made.as_slice::<f32>()?)?;
+                }
             }
-            let ternary = match spec.role {
-                Role::Matrix if ternary => Some(Ternary::new(&value)?),
-                _ => None,
-            };
             let parameter = Parameter { id: ParamId(i), value };
-            list.push(Param { name: spec.name, role: spec.role, parameter, ternary });
+            list.push(Param { name: spec.name, role: spec.role, parameter, ternary: None });
         }
-        Ok(Params { list })
+        let mut params = Params { list };
+        if ternary {
+            params.make_codes(device)?;
+        }
+        Ok(params)
     }
 }
 
@@ -113,6 +130,57 @@ impl Params {
     /// Every parameter, for changing.
     pub fn iter_mut(&mut self) -> std::slice::IterMut<'_, Param> {
         self.list.iter_mut()
+    }
+
+    /// Every parameter, in the order in which they lie in memory, as [`Params::like`] lays out others too.
+    pub(crate) fn in_memory_order(&mut self) -> Vec<&mut Param> {
+        let mut list: Vec<&mut Param> = self.list.iter_mut().collect();
+        list.sort_by(|a, b| a.memory_key().cmp(&b.memory_key()));
+        list
+    }
+
+    /// As [`Params::in_memory_order`], for reading.
+    pub(crate) fn memory_order(&self) -> Vec<&Param> {
+        let mut list: Vec<&Param> = self.list.iter().collect();
+        list.sort_by(|a, b| a.memory_key().cmp(&b.memory_key()));
+        list
+    }
+
+    /// Name of the parameter that holds the element of a place, counted in order of memory.
+    pub(crate) fn name_at(&self, place: u64) -> Option<&str> {
+        let mut end = 0;
+        let holds = |param: &&Param| {
+            end += param.parameter.value.numel() as u64;
+            place < end
+        };
+        self.memory_order().into_iter().find(holds).map(|param| &*param.name)
+    }
+
+    /// Codes for the matrices.
+    fn make_codes(&mut self, device: &Device) -> Result<()> {
+        let mut matrices = self.in_memory_order();
+        matrices.retain(|param| param.role == Role::Matrix);
+        let shapes: Vec<&[usize]> = matrices.iter().map(|param| param.parameter.value.dims()).collect();
+        let blank = Ternary::blank(&shapes, device)?;
+        for (param, ternary) in matrices.into_iter().zip(blank) {
+            param.ternary = Some(ternary);
+        }
+        self.renew_codes()
+    }
+
+    /// Quantizes every matrix as if for the first time: no code has flipped.
+    fn renew_codes(&mut self) -> Result<()> {
+        let mut matrices: Vec<_> = self.in_memory_order().into_iter().filter_map(Param::quantized).collect();
+        // The second time finds what the first left.
+        refresh_all(&mut matrices)?;
+        refresh_all(&mut matrices)
+    }
+
+    /// γ and spread of every ternary weight, in order of id; from a GPU they arrive later.
+    pub fn code_report(&self) -> Result<CodeReport> {
+        let weights = self.memory_order().into_iter();
+        let weights = weights.filter_map(|param| Some((param.parameter.id, param.ternary.as_ref()?)));
+        CodeReport::of(&weights.collect::<Vec<_>>())
     }
 
     /// Number of parameters (tensors).
@@ -170,18 +238,15 @@ impl Params {
                 let message = format!("tensor {} has dims {got:?}, the model needs {want:?}", param.name);
                 return Err(Error::shape("load", message));
             }
-            let value = value.to_dtype(DType::F32)?.contiguous()?;
+            let value = value.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.contiguous()?;
             if let Some(i) = value.as_slice::<f32>()?.iter().position(|x| !x.is_finite()) {
                 let message =
                     format!("tensor {} holds a number that is not finite at element {i}", param.name);
                 return Err(Error::argument("load", message));
             }
-            target.copy_from(&value)?;
-            if let Some(ternary) = &mut param.ternary {
-                *ternary = Ternary::new(&param.parameter.value)?;
-            }
+            target.copy_from_slice(value.as_slice::<f32>()?)?;
         }
-        Ok(())
+        self.renew_codes()
     }
 
     /// Applies the matrices at `ids` to x `[…, K]`: ternary or dense, one op for all.

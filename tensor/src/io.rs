@@ -230,7 +230,7 @@ pub fn save<'a, N: Into<String>>(
         write(&(header.len() as u64).to_le_bytes())?;
         write(&header)?;
         for (_, tensor) in &tensors {
-            let tensor = tensor.contiguous()?;
+            let tensor = tensor.to_device(&Device::Cpu)?.contiguous()?;
             with_element!(tensor.dtype(), T => write(bytemuck::cast_slice(tensor.as_slice::<T>()?))?);
         }
         Ok(())

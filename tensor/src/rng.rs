@@ -5,7 +5,7 @@
 //! fused, so every machine and device gets the same bits, in any order and number of threads.
 
 use crate::cpu::{math, parallel, simd};
-use crate::{DType, Device, Error, Result, Tensor};
+use crate::{DType, Device, Error, Result, Tensor, cuda};
 
 /// The place that draws random numbers: equal streams give equal numbers, different ones independent numbers.
 ///
@@ -76,6 +76,12 @@ impl Stream {
 
     fn word(&self, index: u64) -> u32 {
         self.bits(index / 4)[(index % 4) as usize]
+    }
+
+    /// Key and upper half of the counter of every block.
+    fn hash(&self) -> [[u32; 2]; 2] {
+        let Keyed { key, high } = self.keyed();
+        [key, high]
     }
 
     fn keyed(&self) -> Keyed {
@@ -231,6 +237,10 @@ impl Tensor {
             }),
             DType::F32 | DType::BF16 | DType::F16 => {
                 let (low, span) = (low as f32, (high - low) as f32);
+                if let Device::Cuda(gpu) = device {
+                    cuda::random::fill(*gpu, "uniform", stream.hash(), [low, span], &mut out)?;
+                    return out.to_dtype(dtype);
+                }
                 fill(
                     stream,
                     out.as_mut_slice()?,
@@ -264,6 +274,10 @@ impl Tensor {
             }
             DType::F32 | DType::BF16 | DType::F16 => {
                 let (mean, std) = (mean as f32, std as f32);
+                if let Device::Cuda(gpu) = device {
+                    cuda::random::fill(*gpu, "normal", stream.hash(), [mean, std], &mut out)?;
+                    return out.to_dtype(dtype);
+                }
                 fill(
                     stream,
                     out.as_mut_slice()?,

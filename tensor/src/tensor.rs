@@ -50,7 +50,7 @@ impl Tensor {
     /// A tensor filled with `value`, rounded to `dtype`.
     pub fn full(value: f64, dims: &[usize], dtype: DType, device: &Device) -> Result<Self> {
         let mut out = Self::empty(dims, dtype, device)?;
-        with_element!(dtype, T => out.as_mut_slice::<T>()?.fill(T::from_f64(value)));
+        out.fill(value)?;
         Ok(out)
     }
 
@@ -353,10 +353,9 @@ impl Tensor {
             let message = format!("dims {:?} from {:?}", self.dims(), source.dims());
             return Err(Error::shape("copy_from", message));
         }
+        self.same_dtype("copy_from", source)?;
         if let Device::Cuda(gpu) = self.device() {
-            let from = source.contiguous()?.device_address(gpu, "copy_from")?;
-            let len = self.numel() * self.dtype.size();
-            return gpu.copy(from, self.device_address_mut(gpu, "copy_from")?, len);
+            return crate::cuda::copy::strided(gpu, source, self);
         }
         with_element!(self.dtype, T => {
             let from = source.as_strided::<T>()?;
@@ -371,11 +370,24 @@ impl Tensor {
             return Ok(self.clone());
         }
         let from = self.contiguous()?;
+        if let Device::Cuda(gpu) = self.device() {
+            return crate::cuda::convert::convert(gpu, &from, dtype);
+        }
         let mut out = Self::empty(self.dims(), dtype, &self.device())?;
         with_element!(self.dtype, S => with_element!(dtype, D => {
             crate::cpu::convert::convert(from.as_slice::<S>()?, out.as_mut_slice::<D>()?);
         }));
         Ok(out)
+    }
+
+    /// Whether the elements begin where those of `previous` end, in one allocation: both contiguous, and neighbouring
+    /// parts of a [`Tensor::partition`]. One kernel can then work on both.
+    pub fn follows(&self, previous: &Tensor) -> bool {
+        let first = |x: &Tensor| x.region.start + x.layout.offset() * x.dtype.size();
+        Arc::ptr_eq(&self.region.storage, &previous.region.storage)
+            && self.is_contiguous()
+            && previous.is_contiguous()
+            && first(previous) + previous.numel() * previous.dtype.size() == first(self)
     }
 
     /// Cuts the memory of a contiguous tensor that nobody shares into consecutive tensors of the given dimensions.
@@ -403,6 +415,36 @@ impl Tensor {
             start += len;
         }
         Ok(out)
+    }
+
+    /// The inverse of [`Tensor::partition`]: consecutive parts of one allocation, all of which are given up, as one tensor.
+    ///
+    /// # Errors
+    /// If the parts do not follow each other, are shared, or do not fill `dims`.
+    pub fn join(parts: Vec<Tensor>, dims: &[usize]) -> Result<Tensor> {
+        const OP: &str = "join";
+        let Some(first) = parts.first() else {
+            let message = format!("no parts for dims {dims:?}");
+            return Err(Error::shape(OP, message));
+        };
+        let (dtype, start) = (first.dtype, first.region.start);
+        let storage = Arc::clone(&first.region.storage);
+        let mut end = start;
+        for part in parts {
+            let numel = part.numel();
+            let region = Arc::try_unwrap(part.region).map_err(|_| Error::Shared { op: OP })?;
+            let whole = part.layout.is_contiguous() && region.len == numel * dtype.size();
+            let follows = Arc::ptr_eq(&region.storage, &storage) && region.start == end;
+            if !(whole && follows && part.dtype == dtype) {
+                return Err(Error::shape(OP, "the parts are not those of one tensor, in order"));
+            }
+            end += region.len;
+        }
+        if numel(dims).map(|n| n * dtype.size()) != Some(end - start) {
+            return Err(Error::shape(OP, format!("{} bytes for dims {dims:?}", end - start)));
+        }
+        let region = Arc::new(Region { storage, start, len: end - start });
+        Ok(Tensor { region, layout: Layout::contiguous(dims), dtype })
     }
 }
 

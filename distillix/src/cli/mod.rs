@@ -6,6 +6,7 @@ mod bench;
 mod complete;
 mod config;
 mod device;
+mod foundry;
 mod inspect;
 mod output;
 mod progress;
@@ -38,6 +39,8 @@ enum Command {
     Bench(bench::Args),
     Config(config::Args),
     #[command(subcommand)]
+    Foundry(foundry::Command),
+    #[command(subcommand)]
     Tokenizer(tokenizer::Command),
 }
 
@@ -49,6 +52,7 @@ impl Command {
             Command::Complete(args) => complete::run(&args),
             Command::Inspect(args) => inspect::run(&args),
             Command::Config(args) => config::run(&args),
+            Command::Foundry(command) => foundry::run(&command),
             Command::Tokenizer(command) => tokenizer::run(&command),
             Command::Verify(args) => verify::run(&args),
         }
@@ -69,6 +73,9 @@ impl WrongUse {
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
+    if let Some(code) = crate::foundry::sandbox::launch_if_asked() {
+        return code;
+    }
     match Cli::parse().command.run() {
         Ok(code) => code,
         Err(error) => report(&error),

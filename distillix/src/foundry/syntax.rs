@@ -26,7 +26,7 @@ impl Syntax {
         let mut best: Option<Self> = None;
         for grammar in language.grammars() {
             let Some(tree) = parse_with(&grammar, text) else { continue };
-            let syntax = Self { errors: errors(&tree), tree };
+            let syntax = Self { errors: errors(language, &tree), tree };
             if best.as_ref().is_none_or(|best| syntax.errors.len() < best.errors.len()) {
                 best = Some(syntax);
             }
@@ -72,14 +72,19 @@ fn visit_nodes<'tree>(tree: &'tree Tree, mut visit: impl FnMut(Node<'tree>) -> b
     }
 }
 
-fn errors(tree: &Tree) -> Vec<Range<usize>> {
+fn errors(language: Language, tree: &Tree) -> Vec<Range<usize>> {
     let mut errors = Vec::new();
     visit_nodes(tree, |node| {
-        if node.is_error() || node.is_missing() {
+        // The grammar of Python lets a block be empty, Python does not.
+        let is_empty_block = || {
+            let mut cursor = node.walk();
+            node.kind() == "block" && node.named_children(&mut cursor).all(|child| child.kind() == "comment")
+        };
+        if node.is_error() || node.is_missing() || (language == Language::Python && is_empty_block()) {
             errors.push(node.byte_range());
             return false;
         }
-        node.has_error()
+        node.has_error() || language == Language::Python
     });
     errors
 }
@@ -115,6 +120,24 @@ mod tests {
         }
         let tsx = Syntax::parse(Language::TypeScript, "const a = <b c={1}>é</b>;\n").expect("parses");
         assert!(tsx.is_valid());
+    }
+
+    #[test]
+    fn python_wants_bodies() {
+        let valid = |text| Syntax::parse(Language::Python, text).expect("parses").is_valid();
+        for text in [
+            "def f():\n    pass\n",
+            "def f(): ...\n",
+            "class A: 'doc'\n",
+            "if a:\n    # why\n    b()\nelse:\n    c()\n",
+        ] {
+            assert!(valid(text), "{text}");
+        }
+        for text in
+            ["def f(x):\n", "class A:\n    # comment\n", "if a:\nelse:\n    b()\n", "for a in b:\nc()\n"]
+        {
+            assert!(!valid(text), "{text}");
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub struct Weight {
 /// Looks at the weights of a loaded model.
 pub fn inspect(model: &RunModel) -> Result<Inspection> {
     let params = model.student.params();
-    let layers = health::layers(params);
+    let layers = health::layers(params, params.code_report()?)?;
     let health_of = |param: &Param| layers.iter().find(|layer| layer.layer == param.name);
     let weights = params.iter().map(|param| weight(param, health_of(param))).collect::<Result<_>>()?;
     let ternary_parameters = params

@@ -1,7 +1,9 @@
 //! Whether the ternary weights are well: how they are spread, and how many flip.
 
 use super::config::HealthConfig;
+use autograd::ParamId;
 use nn::params::Params;
+use nn::ternary::{CodeReport, CodeStats};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 
@@ -19,19 +21,17 @@ pub struct LayerHealth {
 }
 
 /// The state of every ternary matrix of a model.
-pub fn layers(params: &Params) -> Vec<LayerHealth> {
-    let health = |param: &nn::params::Param| {
-        let ternary = param.ternary.as_ref()?;
-        let stats = ternary.stats();
+pub fn layers(params: &Params, report: CodeReport) -> tensor::Result<Vec<LayerHealth>> {
+    let health = |(id, gamma, stats): (ParamId, f32, CodeStats)| {
         let total = stats.counts.iter().sum::<usize>().max(1) as f64;
-        Some(LayerHealth {
-            layer: param.name.clone(),
+        LayerHealth {
+            layer: params.get(id).name.clone(),
             shares: stats.counts.map(|n| n as f64 / total),
-            gamma: ternary.gamma(),
+            gamma,
             flips: stats.flips as f64 / total,
-        })
+        }
     };
-    params.iter().filter_map(health).collect()
+    Ok(report.get()?.into_iter().map(health).collect())
 }
 
 /// What may be wrong with a matrix: a name for it, whether it is, and the words for it. Flips count if `flips_count`.

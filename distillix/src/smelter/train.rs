@@ -160,6 +160,8 @@ fn forbidden_differences(saved: &Config, now: &Config) -> Result<Vec<String>> {
     a.eval_functions = b.eval_functions;
     a.sample_every = b.sample_every;
     a.log_every = b.log_every;
+    // How data was made is no part of a run.
+    allowed.foundry = now.foundry.clone();
     allowed.differences(now)
 }
 
@@ -358,7 +360,8 @@ impl Session {
                 self.warn(step, &format!("step {step} was skipped: {reason}"), on_event)?;
             }
             let hopeless = self.trainer.progress().skipped_in_row >= training.max_bad_steps;
-            let layers = health::layers(self.trainer.student().params());
+            let params = self.trainer.student().params();
+            let layers = health::layers(params, params.code_report()?)?;
             for warning in watch.check(step, &layers) {
                 self.warn(step, &warning, on_event)?;
             }

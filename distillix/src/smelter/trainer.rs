@@ -222,6 +222,7 @@ impl Trainer {
             student.hidden(&mut tape, &input, self.config.training.recompute, student_layer)?;
         let (mut loss, values) = student.loss(&mut tape, &hidden, targets, terms, counted, teacher)?;
         drop(hidden);
+        let values = values.to_vec::<f32>()?;
         report.cross_entropy += f64::from(values[0]);
         if let Some(&value) = values.get(1) {
             *report.distillation.get_or_insert(0.0) += f64::from(value);

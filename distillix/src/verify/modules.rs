@@ -132,7 +132,7 @@ fn bit_linear(golden: &Golden, report: &mut Report, case: &str) -> Result<()> {
         &golden.codes(&name("wq"))?,
     )?;
     report.tensors_equal::<i8>("bitlinear codes", &name("xq"), rows.codes(), &golden.codes(&name("xq"))?)?;
-    report.close(case, ELEMENTWISE, &name("gamma"), &[weight.gamma()], &golden.values(&name("gamma"))?)?;
+    report.close(case, ELEMENTWISE, &name("gamma"), &[weight.gamma()?], &golden.values(&name("gamma"))?)?;
     let scales = golden.values(&name("s"))?;
     for (i, (got, want)) in rows.scales().to_vec::<f32>()?.iter().zip(&scales).enumerate() {
         report.number(

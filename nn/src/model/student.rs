@@ -94,7 +94,7 @@ impl Student {
         let std = config.init_std;
         Self::new(config, vocab, device, |id, spec, value| {
             let stream = Stream { site: id.0 as u32, ..Stream::new(seed) };
-            value.copy_from(&Tensor::normal(0.0, std, &spec.dims, DType::F32, device, stream)?)
+            value.copy_from(&Tensor::normal(0.0, std, &spec.dims, DType::F32, &value.device(), stream)?)
         })
     }
 
@@ -165,7 +165,7 @@ impl Student {
     fn embed<'m>(&'m self, tape: &mut Tape<'m>, input: &Input) -> Result<Var> {
         let table = tape.param(&self.params.get(self.embed_tokens).parameter);
         let ids = tape.constant(input.ids.clone());
-        tape.apply(Embedding, &[&table, &ids])
+        tape.apply(Embedding::default(), &[&table, &ids])
     }
 
     fn final_norm<'m>(&'m self, tape: &mut Tape<'m>, x: &Var) -> Result<Var> {
@@ -175,7 +175,8 @@ impl Student {
         tape.apply(Reshape { dims: [rows, self.config.hidden].into_iter().collect() }, &[&normed])
     }
 
-    /// Loss of hidden states `[N, H]` against `targets`, i32 `[N]`: the scalar, and its unweighted terms.
+    /// Loss of hidden states `[N, H]` against `targets`, i32 `[N]`: the scalar, and its unweighted terms `[terms]`, which a
+    /// GPU may still be computing.
     pub fn loss<'m>(
         &'m self,
         tape: &mut Tape<'m>,
@@ -184,12 +185,12 @@ impl Student {
         terms: Vec<(f64, Loss)>,
         denominator: f64,
         teacher: Option<Teacher>,
-    ) -> Result<(Var, Vec<f32>)> {
+    ) -> Result<(Var, Tensor)> {
         let table = tape.param(&self.params.get(self.head()).parameter);
         let softcap = self.config.final_softcap;
         let op = HeadLoss { terms, targets, denominator, softcap, vocab: self.vocab, teacher };
         let mut outputs = tape.apply_n(op, &[hidden, &table])?;
-        let terms = outputs.remove(1).detach().to_vec::<f32>()?;
+        let terms = outputs.remove(1).detach();
         Ok((outputs.remove(0), terms))
     }
 

@@ -1,6 +1,8 @@
 //! Causal attention with grouped key/value heads and capped logits, in tiles: nothing T×T in memory
 //! (FlashAttention, Dao et al. 2022; grouped queries, Ainslie et al. 2023; soft-capping, Gemma 2).
 
+mod cuda;
+
 use super::expect_dims;
 use super::soft_cap::{slope, soft_cap};
 use autograd::{GradSink, Grads, Op, Outputs};
@@ -9,12 +11,15 @@ use smallvec::smallvec;
 use tensor::cpu::gemm::{MatMut, MatRef};
 use tensor::cpu::lanes;
 use tensor::cpu::simd::dispatch;
-use tensor::{Element, Error, Float, Result, Tensor, with_float};
+use tensor::{DType, Device, Element, Error, Float, Result, Tensor, with_float};
 
 /// `y = softmax(cap·tanh(q·kᵀ/√d / cap) + mask)·v`. Inputs: q `[B, T, Hq, d]`; k, v `[B, S, Hkv, d]`, S ≥ T: the
 /// queries are the last T of S positions. Output `[B, T, Hq, d]`. Query head h reads key head `h / (Hq/Hkv)`.
 ///
 /// Query position i sees keys `first_key[i]..=i`: the causal mask and the document (or padding) mask together.
+///
+/// On a GPU: f32 or bf16, even d up to 256. In bf16 the logits and sums are f32, the weights bf16 on their way into
+/// products; a first key past its query's position counts as that position, where the CPU reports an error.
 #[derive(Clone, Debug)]
 pub struct Attention {
     /// Bound of the logits; 0 for none.
@@ -74,6 +79,14 @@ impl Op for Attention {
     fn forward(&self, inputs: &[&Tensor], keep: bool) -> Result<(Outputs, Option<Saved>)> {
         let (q, k, v) = (inputs[0].contiguous()?, inputs[1].contiguous()?, inputs[2].contiguous()?);
         let (b, shape) = Shape::of(&q, &k, &v)?;
+        if let Device::Cuda(gpu) = q.device() {
+            self.check_first_key(b, shape)?;
+            let (q, k, v) = (cuda::aligned(q)?, cuda::aligned(k)?, cuda::aligned(v)?);
+            let (y, log_sum) =
+                cuda::Attending::new(self, gpu, (b, shape), [&q, &k, &v])?.forward(&q, &k, &v)?;
+            let saved = keep.then(|| Saved { q, k, v, y: y.clone(), log_sum });
+            return Ok((smallvec![y], saved));
+        }
         let mut y = Tensor::empty(q.dims(), q.dtype(), &q.device())?;
         let mut log_sum = Tensor::empty(&[b, shape.t, shape.heads], q.dtype(), &q.device())?;
         let first_key = self.first_keys(b, shape)?;
@@ -110,8 +123,12 @@ impl Op for Attention {
     fn backward(&self, saved: Saved, mut dy: Grads, sinks: &mut [Option<GradSink<'_>>]) -> Result<()> {
         let Some(dy) = dy.pop().flatten() else { return Ok(()) };
         let dy = dy.contiguous()?;
+        let (b, shape) = Shape::of(&saved.q, &saved.k, &saved.v)?;
+        if let Device::Cuda(gpu) = saved.q.device() {
+            let attending = cuda::Attending::new(self, gpu, (b, shape), [&saved.q, &saved.k, &saved.v])?;
+            return give(attending.backward(&saved, &cuda::aligned(dy)?)?, sinks);
+        }
         let Saved { q, k, v, y, log_sum } = saved;
-        let (b, shape) = Shape::of(&q, &k, &v)?;
         let first_key = self.first_keys(b, shape)?;
         let mut dq = Tensor::zeros(q.dims(), q.dtype(), &q.device())?;
         let mut dk = Tensor::zeros(k.dims(), k.dtype(), &k.device())?;
@@ -135,19 +152,31 @@ impl Op for Attention {
             });
             Ok(())
         })?;
-        for (sink, grad) in sinks.iter_mut().zip([dq, dk, dv]) {
-            if let Some(sink) = sink {
-                sink.give(grad)?;
-            }
-        }
-        Ok(())
+        give([dq, dk, dv], sinks)
     }
 }
 
+fn give(grads: [Tensor; 3], sinks: &mut [Option<GradSink<'_>>]) -> Result<()> {
+    for (sink, grad) in sinks.iter_mut().zip(grads) {
+        if let Some(sink) = sink {
+            sink.give(grad)?;
+        }
+    }
+    Ok(())
+}
+
 impl Attention {
+    fn check_first_key(&self, b: usize, shape: Shape) -> Result<()> {
+        let Some(first) = &self.first_key else { return Ok(()) };
+        if first.dtype() != DType::U32 {
+            return Err(Error::dtype(Self::NAME, "u32 for first_key", first.dtype()));
+        }
+        expect_dims(Self::NAME, "first_key", first, &[b, shape.t])
+    }
+
     fn first_keys(&self, b: usize, shape: Shape) -> Result<Option<&[u32]>> {
+        self.check_first_key(b, shape)?;
         let Some(first) = &self.first_key else { return Ok(None) };
-        expect_dims(Self::NAME, "first_key", first, &[b, shape.t])?;
         let keys = first.as_slice::<u32>()?;
         if let Some(at) = (0..keys.len()).find(|&i| keys[i] as usize > shape.position(i % shape.t)) {
             let message = format!("query {at} has its first key {} after itself", keys[at]);

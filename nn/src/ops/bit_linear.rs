@@ -2,17 +2,18 @@
 
 use super::linear::{rows_of, rows_of_mut, weight_dims};
 use super::with_last;
-use crate::ternary::{QuantizedRows, Ternary};
+use crate::ternary::{QuantizedRows, Ternary, cuda, products};
 use autograd::{GradSink, Grads, Op, Outputs};
 use smallvec::SmallVec;
 use tensor::cpu::gemm::{MatRef, sgemm};
-use tensor::{DType, Error, Result, Tensor};
+use tensor::cuda::{Cuda, Mat};
+use tensor::{DType, Device, Error, Result, Tensor};
 
 /// `yᵢ = X̃·W̃ᵢᵀ` for one to four weights over the same input, which is quantized once. X̃ = Xq/s are the activations in
 /// 8 bits with a scale a row, W̃ = γ·Wq the weights in {-1, 0, 1} with one scale. The integer product is exact.
 ///
 /// Inputs: x `[…, K]`, then the full-precision weights `[N, K]`, which only receive the gradient: the values used are
-/// the codes, refreshed by the optimizer step. Outputs `[…, N]`, f32.
+/// the codes, refreshed by the optimizer step. Outputs `[…, N]`, f32; on a GPU of x's type, f32 or bf16.
 ///
 /// Straight-through gradients (Bengio et al. 2013): `dX = Σ dYᵢ·W̃ᵢ`, `dWᵢ = dYᵢᵀ·X̃`; none through the scales.
 #[derive(Clone, Debug)]
@@ -28,8 +29,9 @@ impl Op for BitLinear<'_> {
 
     fn forward(&self, inputs: &[&Tensor], keep: bool) -> Result<(Outputs, Option<QuantizedRows>)> {
         let (x, weights) = (inputs[0].contiguous()?, &inputs[1..]);
-        if x.dtype() != DType::F32 {
-            return Err(Error::dtype(Self::NAME, "f32", x.dtype()));
+        let on_gpu = x.device() != Device::Cpu;
+        if x.dtype() != DType::F32 && !(on_gpu && x.dtype() == DType::BF16) {
+            return Err(Error::dtype(Self::NAME, "f32, or bf16 on a GPU", x.dtype()));
         }
         if weights.len() != self.weights.len() {
             let message = format!("{} weights with {} sets of codes", weights.len(), self.weights.len());
@@ -40,14 +42,16 @@ impl Op for BitLinear<'_> {
         for (w, ternary) in weights.iter().zip(&self.weights) {
             let [n, _] = weight_dims(Self::NAME, &x, w)?;
             super::expect_dims(Self::NAME, "codes", ternary.codes(), w.dims())?;
-            let mut y = Tensor::empty(&with_last(&x, n), DType::F32, &x.device())?;
-            ternary.product(&quantized, &mut y)?;
-            outputs.push(y);
+            outputs.push(Tensor::empty(&with_last(&x, n), x.dtype(), &x.device())?);
         }
+        products(&self.weights, &quantized, &mut outputs)?;
         Ok((outputs, keep.then_some(quantized)))
     }
 
     fn backward(&self, x: QuantizedRows, dy: Grads, dx: &mut [Option<GradSink<'_>>]) -> Result<()> {
+        if let Device::Cuda(gpu) = x.codes().device() {
+            return self.backward_cuda(gpu, &x, dy, dx);
+        }
         let (dx, dw) = dx.split_at_mut(1);
         for ((ternary, dy), dw) in self.weights.iter().zip(dy).zip(dw) {
             let Some(dy) = dy else { continue };
@@ -56,8 +60,9 @@ impl Op for BitLinear<'_> {
             if let Some(sink) = &mut dx[0] {
                 let [n, k] = ternary.codes().dims_n(Self::NAME)?;
                 let codes = MatRef::row_major(ternary.codes().as_slice::<i8>()?, n, k);
+                let gamma = ternary.gamma()?;
                 sink.accumulate(|dx, beta| {
-                    sgemm(ternary.gamma(), dy, codes, beta as f32, rows_of_mut(dx)?);
+                    sgemm(gamma, dy, codes, beta as f32, rows_of_mut(dx)?);
                     Ok(())
                 })?;
             }
@@ -68,6 +73,40 @@ impl Op for BitLinear<'_> {
                 sink.accumulate(|dw, beta| {
                     sgemm(1.0, dy.t(), x, beta as f32, rows_of_mut(dw)?);
                     Ok(())
+                })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl BitLinear<'_> {
+    /// The products in the type of dY, with W̃ and X̃ in memory for as long as they take; dW in f32.
+    fn backward_cuda(
+        &self,
+        gpu: Cuda,
+        x: &QuantizedRows,
+        dy: Grads,
+        dx: &mut [Option<GradSink<'_>>],
+    ) -> Result<()> {
+        let (dx, dw) = dx.split_at_mut(1);
+        let mut values = None;
+        for ((ternary, dy), dw) in self.weights.iter().zip(dy).zip(dw) {
+            let Some(dy) = dy else { continue };
+            let dy = dy.contiguous()?;
+            if let Some(sink) = &mut dx[0] {
+                let w = cuda::dequantized_weight(gpu, ternary, dy.dtype())?;
+                sink.accumulate(|dx, beta| {
+                    gpu.matmul(1.0, Mat::rows(&dy)?, Mat::rows(&w)?, beta as f32, dx)
+                })?;
+            }
+            if let Some(sink) = dw {
+                let x = match &values {
+                    Some(x) => x,
+                    None => values.insert(cuda::dequantized_rows(gpu, x, dy.dtype())?),
+                };
+                sink.accumulate(|dw, beta| {
+                    gpu.matmul(1.0, Mat::rows(&dy)?.t(), Mat::rows(x)?, beta as f32, dw)
                 })?;
             }
         }

@@ -1,15 +1,18 @@
 //! Output head, softmax and losses in one op, a chunk of rows at a time.
 
+mod cuda;
+
+use super::SoftCap;
 use super::linear::{rows_of, rows_of_mut};
 use super::soft_cap::{slope, soft_cap};
 use crate::losses::{Loss, RowLoss, RowTarget, Scratch};
-use autograd::{GradSink, Grads, Op, Outputs};
+use autograd::{GradSink, Grads, Op, Outputs, SimpleOp};
 use rayon::prelude::*;
 use smallvec::smallvec;
 use tensor::cpu::gemm::{MatMut, MatRef, gemm};
 use tensor::cpu::lanes;
 use tensor::cpu::simd::dispatch;
-use tensor::{Element, Error, Float, Result, Tensor, with_float};
+use tensor::{DType, Device, Element, Error, Float, Result, Tensor, with_float};
 
 /// Target of a position that does not count.
 pub const IGNORE: i32 = -100;
@@ -43,8 +46,11 @@ pub enum Teacher {
 /// `Σᵢ wᵢ·lossᵢ(cap·tanh(x·Eᵀ/cap))`, summed over the rows whose target counts and divided by `denominator`.
 ///
 /// Inputs: hidden states x `[N, H]` after the final norm, output head E `[V, H]` (the embedding, when tied). Outputs:
-/// the loss, a scalar, and the unweighted terms `[terms]`, through which no gradient flows. Logits are never whole in
-/// memory, and rows that do not count are never computed.
+/// the loss, a scalar, and the unweighted terms `[terms]`, through which no gradient flows; in f32 on a GPU. Logits are
+/// never whole in memory.
+///
+/// On the CPU rows that do not count are never computed, and a target or teacher's token beyond the vocabulary is an error;
+/// on a GPU, which cannot refuse it without being waited for, it gives a loss of NaN.
 #[derive(Clone, Debug)]
 pub struct HeadLoss {
     /// Losses and their weights.
@@ -74,6 +80,9 @@ impl Op for HeadLoss {
             return Err(Error::shape(Self::NAME, message));
         }
         super::expect_dims(Self::NAME, "targets", &self.targets, &[n])?;
+        if let Device::Cuda(gpu) = x.device() {
+            return self.forward_cuda(gpu, &x, &table, keep);
+        }
         let targets = self.targets.as_slice::<i32>()?;
         let mut counted = Vec::with_capacity(n);
         for (row, &target) in targets.iter().enumerate().filter(|&(_, &target)| target != IGNORE) {
@@ -106,6 +115,9 @@ impl Op for HeadLoss {
         sinks: &mut [Option<GradSink<'_>>],
     ) -> Result<()> {
         let Some(dy) = dy[0].take() else { return Ok(()) };
+        if let Device::Cuda(gpu) = dy.device() {
+            return cuda::backward(gpu, [dx, de], &dy, sinks);
+        }
         let scale = with_float!(Self::NAME, dy.dtype(), T => Ok(dy.item::<T>()?.to_f64()))?;
         for (sink, grad) in sinks.iter_mut().zip([dx, de]) {
             if let Some(sink) = sink {
@@ -317,12 +329,20 @@ impl<'a, T: Float> TeacherChunk<'a, T> {
 /// Logits of one row that a task computes.
 const LOGITS_AT_ONCE: usize = 1024;
 
-/// Logits `cap·tanh(x·Eᵀ/cap)` of every row, `[N, vocab]`, for sampling and inspection.
+/// Logits `cap·tanh(x·Eᵀ/cap)` of every row, `[N, vocab]`, for sampling and inspection; f32 on a GPU.
 pub fn head_logits(x: &Tensor, table: &Tensor, softcap: f64, vocab: usize) -> Result<Tensor> {
     let x = x.contiguous()?;
     let table = table.narrow(0, 0, vocab)?;
     let [n, _] = x.dims_n("head_logits")?;
     super::linear::weight_dims("head_logits", &x, &table)?;
+    if let Device::Cuda(gpu) = x.device() {
+        let logits = cuda::product(gpu, &x, &table, DType::F32)?;
+        return if softcap > 0.0 {
+            SimpleOp::forward(&SoftCap { cap: softcap }, &[&logits])
+        } else {
+            Ok(logits)
+        };
+    }
     let mut logits = Tensor::empty(&[n, vocab], x.dtype(), &x.device())?;
     with_float!("head_logits", x.dtype(), T => {
         if n == 1 {

@@ -3,10 +3,13 @@
 use super::with_last;
 use autograd::{GradSink, Grads, Op, Outputs};
 use tensor::cpu::gemm::{MatMut, MatRef, gemm};
-use tensor::{Element, Error, Float, Result, Tensor, with_float};
+use tensor::cuda::Mat;
+use tensor::{Device, Element, Error, Float, Result, Tensor, with_float};
 
 /// `yᵢ = x·Wᵢᵀ` for one to four weights over the same input (q, k and v; gate and up). Inputs: x `[…, K]`, then each
 /// W `[N, K]`; an output `[…, N]` a weight. No bias.
+///
+/// On a GPU x and outputs may be bf16 beside weights in f32, which are rounded for the products; their gradients are f32.
 #[derive(Clone, Copy, Debug)]
 pub struct Linear;
 
@@ -44,6 +47,12 @@ impl Op for Linear {
         for w in &saved[1..] {
             let [n, _] = weight_dims(Self::NAME, x, w)?;
             let mut y = Tensor::empty(&with_last(x, n), x.dtype(), &x.device())?;
+            if let Device::Cuda(gpu) = x.device() {
+                let w = w.to_dtype(x.dtype())?;
+                gpu.matmul(1.0, Mat::rows(x)?, Mat::rows(&w)?.t(), 0.0, &mut y)?;
+                outputs.push(y);
+                continue;
+            }
             with_float!(Self::NAME, x.dtype(), T => {
                 gemm::<T>(T::ONE, rows_of::<T>(x)?, rows_of::<T>(w)?.t(), T::ZERO, rows_of_mut::<T>(&mut y)?);
                 Ok(())
@@ -60,6 +69,20 @@ impl Op for Linear {
         for ((w, dy), dw) in saved[1..].iter().zip(dy).zip(dw) {
             let Some(dy) = dy else { continue };
             let dy = dy.contiguous()?;
+            if let Device::Cuda(gpu) = x.device() {
+                if let Some(sink) = &mut dx[0] {
+                    let w = w.to_dtype(x.dtype())?;
+                    sink.accumulate(|dx, beta| {
+                        gpu.matmul(1.0, Mat::rows(&dy)?, Mat::rows(&w)?, beta as f32, dx)
+                    })?;
+                }
+                if let Some(sink) = dw {
+                    sink.accumulate(|dw, beta| {
+                        gpu.matmul(1.0, Mat::rows(&dy)?.t(), Mat::rows(x)?, beta as f32, dw)
+                    })?;
+                }
+                continue;
+            }
             with_float!(Self::NAME, x.dtype(), T => {
                 if let Some(sink) = &mut dx[0] {
                     sink.accumulate(|dx, beta| {

@@ -24,7 +24,7 @@ pub use rope::{Rope, RopeTables};
 pub use soft_cap::SoftCap;
 pub use swiglu::SwiGlu;
 
-use tensor::{Error, Result, Tensor};
+use tensor::{DType, Error, Result, Tensor};
 
 /// Checks that `tensor` has the dimensions `expected`.
 fn expect_dims(op: &'static str, what: &str, tensor: &Tensor, expected: &[usize]) -> Result<()> {
@@ -32,6 +32,25 @@ fn expect_dims(op: &'static str, what: &str, tensor: &Tensor, expected: &[usize]
         return Ok(());
     }
     Err(Error::shape(op, format!("{what} has dims {:?}, expected {expected:?}", tensor.dims())))
+}
+
+/// Checks that `tensor` has the element type `expected`.
+fn expect_dtype(op: &'static str, tensor: &Tensor, expected: DType) -> Result<()> {
+    if tensor.dtype() == expected {
+        return Ok(());
+    }
+    Err(Error::dtype(op, expected.name(), tensor.dtype()))
+}
+
+/// `n` as a GPU kernel counts.
+fn count(op: &'static str, n: usize) -> Result<u32> {
+    u32::try_from(n)
+        .map_err(|_| Error::shape(op, format!("{n} is more than a GPU kernel counts to, 2^32 - 1")))
+}
+
+/// Groups of 16 bytes in `n` elements, of which a GPU kernel takes one a thread.
+fn packs(n: usize, dtype: DType) -> usize {
+    (n * dtype.size()).div_ceil(16)
 }
 
 /// The dims of `x` with the last replaced.

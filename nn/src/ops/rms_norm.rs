@@ -1,13 +1,14 @@
 //! Root-mean-square normalisation (Zhang & Sennrich 2019).
 
-use super::expect_dims;
+use super::{count, expect_dims, expect_dtype, packs};
 use autograd::{GradSink, Grads, Op, Outputs};
 use rayon::prelude::*;
 use smallvec::smallvec;
 use tensor::cpu::lanes;
 use tensor::cpu::parallel::rows_per_task;
 use tensor::cpu::simd::dispatch;
-use tensor::{Element, Float, Result, Tensor, with_float};
+use tensor::cuda::{Cuda, Grid};
+use tensor::{DType, Device, Element, Float, Result, Tensor, with_float};
 
 /// `y = x / sqrt(mean(x²) + eps) · w` over the last axis. Inputs: x `[…, H]`, w `[H]`.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +17,7 @@ pub struct RmsNorm {
     pub eps: f64,
 }
 
-/// The inputs, and 1/sqrt(mean(x²) + eps) of each row.
+/// The inputs, and 1/sqrt(mean(x²) + eps) of each row, in f32 on a GPU.
 pub struct Saved {
     x: Tensor,
     w: Tensor,
@@ -31,8 +32,12 @@ impl Op for RmsNorm {
         let (x, w) = (inputs[0].contiguous()?, inputs[1].contiguous()?);
         let h = x.last_dim();
         expect_dims(Self::NAME, "w", &w, &[h])?;
-        let mut y = Tensor::empty(x.dims(), x.dtype(), &x.device())?;
         let rows = x.numel() / h.max(1);
+        if let Device::Cuda(gpu) = x.device() {
+            let [y, inverse_rms] = forward_cuda(gpu, &x, &w, self.eps)?;
+            return Ok((smallvec![y], keep.then_some(Saved { x, w, inverse_rms })));
+        }
+        let mut y = Tensor::empty(x.dims(), x.dtype(), &x.device())?;
         let mut inverse_rms = Tensor::empty(&[rows], x.dtype(), &x.device())?;
         with_float!(Self::NAME, x.dtype(), T => {
             forward::<T>(
@@ -46,6 +51,9 @@ impl Op for RmsNorm {
     fn backward(&self, saved: Saved, mut dy: Grads, sinks: &mut [Option<GradSink<'_>>]) -> Result<()> {
         let Some(dy) = dy.pop().flatten() else { return Ok(()) };
         let dy = dy.contiguous()?;
+        if let Device::Cuda(gpu) = dy.device() {
+            return backward_cuda(gpu, &saved, &dy, sinks);
+        }
         let Saved { x, w, inverse_rms } = saved;
         let mut dx = Tensor::empty(x.dims(), x.dtype(), &x.device())?;
         let mut dw = Tensor::empty(w.dims(), w.dtype(), &w.device())?;
@@ -137,4 +145,69 @@ fn backward<T: Float>(x: &[T], w: &[T], inverse: &[T], dy: &[T], dx: &mut [T], d
         }
     }
     Ok(())
+}
+
+/// Threads of a block.
+const THREADS: usize = 256;
+
+/// How many threads share a row: as few as hold it in their registers.
+fn lanes(h: usize, dtype: DType) -> usize {
+    match packs(h, dtype) {
+        0..=8 => 8,
+        9..=16 => 16,
+        17..=96 => 32,
+        _ => THREADS,
+    }
+}
+
+fn forward_cuda(gpu: Cuda, x: &Tensor, w: &Tensor, eps: f64) -> Result<[Tensor; 2]> {
+    const OP: &str = RmsNorm::NAME;
+    expect_dtype(OP, w, DType::F32)?;
+    let (h, device) = (x.last_dim(), x.device());
+    let rows = x.numel() / h.max(1);
+    let mut y = Tensor::empty(x.dims(), x.dtype(), &device)?;
+    let mut inverse = Tensor::empty(&[rows], DType::F32, &device)?;
+    let lanes = lanes(h, x.dtype());
+    let launch = gpu.kernel("rms_norm", "rms_norm_forward", x.dtype())?;
+    let launch = launch.read(x)?.read(w)?.write(&mut y)?.write(&mut inverse)?;
+    let launch = launch.value(count(OP, rows)?).value(count(OP, h)?).value(lanes as u32).value(eps as f32);
+    // SAFETY: these are the arguments of rms_norm_forward; it reads rows·h elements of x and h of w, and writes as many of
+    // y and rows of the inverses.
+    unsafe { launch.run(Grid::blocks(rows.div_ceil(THREADS / lanes), THREADS as u32)) }?;
+    Ok([y, inverse])
+}
+
+fn backward_cuda(gpu: Cuda, saved: &Saved, dy: &Tensor, sinks: &mut [Option<GradSink<'_>>]) -> Result<()> {
+    const OP: &str = RmsNorm::NAME;
+    let Saved { x, w, inverse_rms } = saved;
+    let (h, device) = (x.last_dim(), x.device());
+    let (rows, lanes) = (x.numel() / h.max(1), lanes(h, x.dtype()));
+    expect_dtype(OP, dy, x.dtype())?;
+    // Each block sums the gain's gradient over its rows, so there are no more than keep the card busy.
+    let blocks = rows.div_ceil(THREADS / lanes).min(2 * gpu.multiprocessors() as usize);
+    let mut partial = Tensor::empty(&[blocks, h], DType::F32, &device)?;
+    let mut dx = Tensor::empty(x.dims(), x.dtype(), &device)?;
+    let launch = gpu.kernel("rms_norm", "rms_norm_backward", x.dtype())?;
+    let launch = launch
+        .read(x)?
+        .read(w)?
+        .read(inverse_rms)?
+        .read(dy)?
+        .read_optional(None)?
+        .write(&mut dx)?
+        .write(&mut partial)?;
+    let launch = launch.value(count(OP, rows)?).value(count(OP, h)?).value(lanes as u32);
+    // SAFETY: these are the arguments of rms_norm_backward; it reads and writes rows·h elements, and each block its row of
+    // `partial`.
+    unsafe { launch.run(Grid::blocks(blocks, THREADS as u32)) }?;
+    if let Some(sink) = &mut sinks[0] {
+        sink.give(dx)?;
+    }
+    let Some(sink) = &mut sinks[1] else { return Ok(()) };
+    sink.accumulate(|dw, beta| {
+        let launch = gpu.entry("rms_norm", "rms_norm_dw").read(&partial)?.write(dw)?;
+        let launch = launch.value(blocks as u32).value(count(OP, h)?).value(beta as f32);
+        // SAFETY: these are the arguments of rms_norm_dw; it reads blocks·h elements and writes h.
+        unsafe { launch.run(Grid::blocks(h.div_ceil(32), 1024)) }
+    })
 }

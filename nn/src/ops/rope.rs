@@ -1,15 +1,17 @@
 //! Rotary position embedding (Su et al. 2021), rotate-half convention.
 
-use super::expect_dims;
+use super::{count, expect_dims, expect_dtype, packs};
 use autograd::{GradSink, Grads, Op, Outputs};
 use rayon::prelude::*;
 use smallvec::smallvec;
 use std::sync::Arc;
 use tensor::cpu::parallel::rows_per_task;
 use tensor::cpu::simd::dispatch;
+use tensor::cuda::{Cuda, Grid};
 use tensor::{DType, Device, Float, Result, Tensor, with_float};
 
-/// Cosines and sines of the angles `pos · θ^(-2i/d)`, computed in f64: `[positions, d/2]` each.
+/// Cosines and sines of the angles `pos · θ^(-2i/d)`, computed in f64: `[positions, d/2]` each. f32 on a GPU, whatever
+/// the type of what is rotated.
 #[derive(Clone, Debug)]
 pub struct RopeTables {
     cos: Tensor,
@@ -69,6 +71,9 @@ impl Rope {
         let (cos, sin) = (self.tables.cos.contiguous()?, self.tables.sin.contiguous()?);
         expect_dims("rope", "table", &cos, &[t, d / 2])?;
         let x = x.contiguous()?;
+        if let Device::Cuda(gpu) = x.device() {
+            return rotate_cuda(gpu, &x, &cos, &sin, forward);
+        }
         let mut y = Tensor::empty(x.dims(), x.dtype(), &x.device())?;
         with_float!("rope", x.dtype(), T => {
             rotate::<T>(x.as_slice()?, cos.as_slice()?, sin.as_slice()?, forward, [t, heads, d], y.as_mut_slice()?);
@@ -121,4 +126,20 @@ fn rotate<T: Float>(x: &[T], cos: &[T], sin: &[T], forward: bool, [t, heads, d]:
             },
         )
     });
+}
+
+fn rotate_cuda(gpu: Cuda, x: &Tensor, cos: &Tensor, sin: &Tensor, forward: bool) -> Result<Tensor> {
+    let [b, t, heads, d] = x.dims_n("rope")?;
+    expect_dtype("rope", cos, DType::F32)?;
+    let mut y = Tensor::empty(x.dims(), x.dtype(), &x.device())?;
+    let items = b * t * heads * packs(d / 2, x.dtype());
+    count("rope", items)?;
+    let launch =
+        gpu.kernel("rope", "rope_rotate", x.dtype())?.read(x)?.read(cos)?.read(sin)?.write(&mut y)?;
+    let launch = launch.value((b * t) as u32).value(t as u32).value(heads as u32).value(d as u32);
+    let launch = launch.value(if forward { 1f32 } else { -1.0 });
+    // SAFETY: these are the arguments of rope_rotate; it reads b·t·heads·d elements of x and t·d/2 of each table, and
+    // writes as many of y as of x.
+    unsafe { launch.run(Grid::strided(gpu, items)) }?;
+    Ok(y)
 }

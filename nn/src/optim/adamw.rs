@@ -1,9 +1,10 @@
 //! Adam with decoupled weight decay (Loshchilov & Hutter 2017).
 
+use super::cuda::{AdamWRun, Decided};
 use rayon::prelude::*;
 use tensor::cpu::parallel::rows_per_task;
 use tensor::cpu::simd::dispatch;
-use tensor::{Result, Tensor};
+use tensor::{Device, Result, Tensor};
 
 /// One step t = 1, 2, …: `p = p·(1 - lr·wd)`; `m = β₁·m + (1-β₁)·g`; `v = β₂·v + (1-β₂)·g²`;
 /// `p = p - lr/(1-β₁ᵗ) · m / (√v/√(1-β₂ᵗ) + ε)`.
@@ -38,6 +39,10 @@ impl AdamW {
         state: &mut AdamWState,
         step: u64,
     ) -> Result<()> {
+        if let Device::Cuda(gpu) = param.device() {
+            let decided = Decided::known(gpu, scale, 1.0, step, self.betas)?;
+            return decided.adamw(*self, AdamWRun { param, grad, state, numel: grad.numel() });
+        }
         let [b1, b2] = self.betas;
         let (b1_rest, b2_rest) = ((1.0 - b1) as f32, (1.0 - b2) as f32);
         let correct_v = (1.0 / (1.0 - b2.powf(step as f64)).sqrt()) as f32;

@@ -1,10 +1,11 @@
 //! Clipping by the norm of all gradients together (Pascanu et al. 2013).
 
+use super::cuda;
 use crate::params::Params;
 use autograd::Gradients;
 use rayon::prelude::*;
-use tensor::Result;
 use tensor::cpu::simd::dispatch;
+use tensor::{Device, Result};
 
 /// The gradients' joint norm, and whether they can be used.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,9 +23,12 @@ impl GradNorm {
     }
 }
 
-/// Norm of all gradients: f64 sums over fixed blocks, joined in order.
+/// Norm of all gradients: f64 sums over fixed blocks, joined in order. Waits for a GPU.
 pub fn grad_norm(params: &Params, grads: &Gradients) -> Result<GradNorm> {
     const BLOCK: usize = 1 << 14;
+    if let Some(Device::Cuda(gpu)) = params.iter().next().map(|param| param.parameter.value.device()) {
+        return cuda::grad_norm(gpu, params, grads);
+    }
     let mut total = 0.0;
     let mut non_finite = None;
     for param in params.iter() {

@@ -1,7 +1,8 @@
 //! Momentum with orthogonalised updates, for matrices (Jordan et al. 2024).
 
+use super::cuda::{Decided, MuonRun};
 use super::newton_schulz;
-use tensor::{Result, Tensor};
+use tensor::{DType, Device, Result, Tensor};
 
 /// One step: `buf = m·buf + g`; `u = g + m·buf`; `O =` [`newton_schulz`]`(u)`;
 /// `p = p·(1 - lr·wd) - lr·√max(1, rows/cols)·O`.
@@ -26,6 +27,11 @@ impl Muon {
     /// Updates `param [rows, cols]` and `state` with `grad·scale`. All f32 and contiguous.
     pub fn step(&self, param: &mut Tensor, grad: &Tensor, scale: f32, state: &mut MuonState) -> Result<()> {
         let [rows, cols] = param.dims_n("muon")?;
+        if let Device::Cuda(gpu) = param.device() {
+            let decided = Decided::known(gpu, scale, 1.0, 1, [0.0; 2])?;
+            let run = MuonRun { param, grad, buf: &mut state.buf, matrices: 1, dims: [rows, cols] };
+            return decided.muon(*self, DType::F32, run);
+        }
         let m = self.momentum as f32;
         let mut u = Tensor::empty(grad.dims(), grad.dtype(), &grad.device())?;
         let from = grad.as_slice::<f32>()?.iter().zip(state.buf.as_mut_slice::<f32>()?);

@@ -1,10 +1,11 @@
 //! Approximate orthogonalisation.
 
+use super::cuda;
 use tensor::cpu::gemm::{MatMut, MatRef, sgemm, sgemm_symmetric};
-use tensor::{DType, Error, Result, Tensor};
+use tensor::{DType, Device, Error, Result, Tensor};
 
 /// Coefficients of the quintic, tuned for a steep slope at 0 (Jordan et al. 2024).
-const COEFFICIENTS: [f32; 3] = [3.4445, -4.7750, 2.0315];
+pub(super) const COEFFICIENTS: [f32; 3] = [3.4445, -4.7750, 2.0315];
 const EPS: f64 = 1e-7;
 
 /// Brings all singular values of `u [rows, cols]` near 1: from `X = u/(‖u‖ + 1e-7)`, five times `A = X·Xᵀ`,
@@ -18,6 +19,9 @@ pub fn newton_schulz(u: &Tensor) -> Result<Tensor> {
     let [rows, cols] = u.dims_n("newton_schulz")?;
     if u.dtype() != DType::F32 {
         return Err(Error::dtype("newton_schulz", "f32", u.dtype()));
+    }
+    if let Device::Cuda(gpu) = u.device() {
+        return cuda::newton_schulz(gpu, u);
     }
     let tall = rows > cols;
     let mut x = if tall { u.transpose(0, 1)?.copy()? } else { u.copy()? };

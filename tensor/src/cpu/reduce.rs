@@ -14,11 +14,17 @@ const LANES: usize = 16;
 /// One way to fold elements into a value.
 pub(crate) trait Fold<T: Float>: Copy + Send + Sync {
     type Acc: Copy + Send + Sync;
+    /// Its name among kernels.
+    const NAME: &'static str;
     /// The value of no elements.
     const START: Self::Acc;
     fn step(acc: Self::Acc, x: T) -> Self::Acc;
     fn merge(a: Self::Acc, b: Self::Acc) -> Self::Acc;
     fn finish(self, acc: Self::Acc) -> T;
+    /// What the accumulated value is divided by.
+    fn divisor(self) -> f64 {
+        1.0
+    }
 }
 
 /// Sum of the elements, divided by `divisor`.
@@ -41,6 +47,7 @@ pub(crate) struct Min;
 
 impl<T: Float> Fold<T> for Sum {
     type Acc = f64;
+    const NAME: &'static str = "sum";
     const START: f64 = 0.0;
     #[inline(always)]
     fn step(acc: f64, x: T) -> f64 {
@@ -54,10 +61,14 @@ impl<T: Float> Fold<T> for Sum {
     fn finish(self, acc: f64) -> T {
         T::from_f64(acc / self.divisor)
     }
+    fn divisor(self) -> f64 {
+        self.divisor
+    }
 }
 
 impl<T: Float> Fold<T> for Norm {
     type Acc = f64;
+    const NAME: &'static str = "norm";
     const START: f64 = 0.0;
     #[inline(always)]
     fn step(acc: f64, x: T) -> f64 {
@@ -89,6 +100,7 @@ pub(crate) fn minimum<T: Float>(a: T, b: T) -> T {
 
 impl<T: Float> Fold<T> for Max {
     type Acc = T;
+    const NAME: &'static str = "max";
     const START: T = T::NEG_INFINITY;
     #[inline(always)]
     fn step(acc: T, x: T) -> T {
@@ -106,6 +118,7 @@ impl<T: Float> Fold<T> for Max {
 
 impl<T: Float> Fold<T> for Min {
     type Acc = T;
+    const NAME: &'static str = "min";
     const START: T = T::INFINITY;
     #[inline(always)]
     fn step(acc: T, x: T) -> T {

@@ -40,6 +40,12 @@ impl<const N: usize> Walk<N> {
         Walk { dims, strides, inner, steps, offsets }
     }
 
+    /// Lengths of the merged axes, outermost first, and the views' steps along each; none for a single element.
+    pub fn axes(&self) -> impl DoubleEndedIterator<Item = (usize, [usize; N])> {
+        let outer = self.dims.iter().copied().zip(self.strides.iter().copied());
+        outer.chain(std::iter::once((self.inner, self.steps)).filter(|&(dim, _)| dim != 1))
+    }
+
     /// Length of the second innermost axis if all views are adjacent in memory along it.
     pub fn transposed(&self) -> Option<usize> {
         self.dims.last().copied().filter(|_| self.strides.last() == Some(&[1; N]))

@@ -1,6 +1,6 @@
 //! Kernel launches.
 
-use super::Cuda;
+use super::{Cuda, TensorMap};
 use crate::{DType, Error, Result, Tensor};
 use cudarc::driver::result as driver;
 use smallvec::SmallVec;
@@ -41,8 +41,8 @@ impl Grid {
     }
 }
 
-/// Largest argument passed by value: a tensor map.
-const LARGEST_VALUE: usize = 128;
+/// Largest argument passed by value.
+const LARGEST_VALUE: usize = 256;
 
 /// A kernel and the arguments collected so far, in the order of its parameters.
 pub struct Launch<'a> {
@@ -56,16 +56,33 @@ pub struct Launch<'a> {
     starts: SmallVec<[usize; 24]>,
 }
 
+/// An error of `op` unless elements are of a type that a GPU computes with.
+pub(crate) fn check_float(op: &'static str, dtype: DType) -> Result<()> {
+    match dtype {
+        DType::F32 | DType::BF16 => Ok(()),
+        other => Err(Error::dtype(op, "f32 or bf16 on a GPU", other)),
+    }
+}
+
 impl Cuda {
     /// The kernel `entry` of `kernels/<file>.cu` for elements of `dtype`: `<entry>_f32` or `<entry>_bf16`.
     ///
     /// # Errors
     /// If `dtype` is neither.
     pub fn kernel(self, file: &'static str, entry: &'static str, dtype: DType) -> Result<Launch<'static>> {
-        if !matches!(dtype, DType::F32 | DType::BF16) {
-            return Err(Error::dtype(entry, "f32 or bf16 on a GPU", dtype));
-        }
+        check_float(entry, dtype)?;
         Ok(self.launch(file, &[], Cow::Owned(format!("{entry}_{dtype}"))))
+    }
+
+    /// The kernel `<file>_<op>_<dtype>` of `kernels/<file>.cu`, for an operation on f32 or bf16, which an error names.
+    pub(crate) fn operation(
+        self,
+        file: &'static str,
+        op: &'static str,
+        dtype: DType,
+    ) -> Result<Launch<'static>> {
+        check_float(op, dtype)?;
+        Ok(self.launch(file, &[], Cow::Owned(format!("{file}_{op}_{dtype}"))))
     }
 
     /// The kernel `entry` of `kernels/<file>.cu`.
@@ -128,7 +145,7 @@ impl Launch<'_> {
         }
     }
 
-    /// A value of at most 128 bytes; its type must have the layout of the kernel's parameter.
+    /// A value of at most 256 bytes; its type must have the layout of the kernel's parameter.
     pub fn value<T: bytemuck::NoUninit>(mut self, value: T) -> Self {
         const { assert!(size_of::<T>() <= LARGEST_VALUE) };
         self.starts.push(self.bytes.len());
@@ -138,6 +155,11 @@ impl Launch<'_> {
             self.bytes.push(u64::from_ne_bytes(bytes));
         }
         self
+    }
+
+    /// A `const __grid_constant__` tensor map.
+    pub fn map(self, map: &TensorMap) -> Self {
+        self.value(map.0)
     }
 
     /// Launches the kernel. A grid without blocks or threads does nothing.

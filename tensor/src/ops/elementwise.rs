@@ -3,16 +3,20 @@
 use crate::cpu::elementwise::{binary, unary, update};
 use crate::cpu::reduce::{maximum, minimum};
 use crate::layout::broadcast_dims;
-use crate::{DType, Error, Float, Result, Tensor, with_element, with_float};
+use crate::{DType, Device, Error, Float, Result, Tensor, cuda, with_element, with_float};
 
 macro_rules! binary_op {
     ($($(#[$doc:meta])* $name:ident => |$a:ident, $b:ident| $f:expr;)*) => {$(
         $(#[$doc])*
         ///
-        /// Both operands have one type, f32 or f64, and dimensions that broadcast to common ones as in NumPy.
+        /// Both operands have one type, f32 or f64 (f32 or bf16 on a GPU), and dimensions that broadcast to common ones as
+        /// in NumPy.
         pub fn $name(&self, other: &Tensor) -> Result<Tensor> {
             let dims = self.common(stringify!($name), other)?;
             let (a, b) = (self.broadcast_to(&dims)?, other.broadcast_to(&dims)?);
+            if let Device::Cuda(gpu) = self.device() {
+                return cuda::elementwise::binary(gpu, stringify!($name), &a, &b);
+            }
             let mut out = Tensor::empty(&dims, self.dtype(), &self.device())?;
             with_float!(stringify!($name), self.dtype(), T => {
                 let a = (a.as_strided::<T>()?, a.layout());
@@ -28,8 +32,12 @@ macro_rules! unary_op {
     ($($(#[$doc:meta])* $name:ident $(($($arg:ident),*))? => |$x:ident: $t:ident| $f:expr;)*) => {$(
         $(#[$doc])*
         ///
-        /// f32 or f64, with any strides.
+        /// f32 or f64 (f32 or bf16 on a GPU), with any strides.
         pub fn $name(&self $($(, $arg: f64)*)?) -> Result<Tensor> {
+            if let Device::Cuda(gpu) = self.device() {
+                let value = None $($(.or(Some($arg)))*)?;
+                return cuda::elementwise::unary(gpu, stringify!($name), self, value);
+            }
             let mut out = Tensor::empty(self.dims(), self.dtype(), &self.device())?;
             with_float!(stringify!($name), self.dtype(), $t => {
                 $($(let $arg = <$t as crate::Element>::from_f64($arg);)*)?
@@ -80,13 +88,16 @@ impl Tensor {
 
     /// The elements where `mask` is 0, and `value` where it is not.
     ///
-    /// `mask` is u8 and broadcasts to this tensor's dimensions; this tensor is f32 or f64.
+    /// `mask` is u8 and broadcasts to this tensor's dimensions; this tensor is f32 or f64 (f32 or bf16 on a GPU).
     pub fn masked_fill(&self, mask: &Tensor, value: f64) -> Result<Tensor> {
         const OP: &str = "masked_fill";
         if mask.dtype() != DType::U8 {
             return Err(Error::dtype(OP, "a u8 mask", mask.dtype()));
         }
         let mask = mask.broadcast_for(OP, self.dims())?;
+        if let Device::Cuda(gpu) = self.device() {
+            return cuda::elementwise::masked_fill(gpu, self, &mask, value);
+        }
         let mut out = Tensor::empty(self.dims(), self.dtype(), &self.device())?;
         with_float!(OP, self.dtype(), T => {
             let value = <T as crate::Element>::from_f64(value);
@@ -100,11 +111,14 @@ impl Tensor {
     /// Adds `other`, of the same type and broadcasting to this tensor's dimensions, in place.
     ///
     /// # Errors
-    /// If this tensor is not contiguous or its memory is shared, or it is neither f32 nor f64.
+    /// If this tensor is not contiguous or its memory is shared, or it is neither f32 nor f64 (f32 nor bf16 on a GPU).
     pub fn add_assign(&mut self, other: &Tensor) -> Result<()> {
         const OP: &str = "add_assign";
         self.same_dtype(OP, other)?;
         let other = other.broadcast_for(OP, self.dims())?;
+        if let Device::Cuda(gpu) = self.device() {
+            return cuda::elementwise::update(gpu, OP, self, &other, None);
+        }
         with_float!(OP, self.dtype(), T => {
             let from = (other.as_strided::<T>()?, other.layout());
             update(from, self.writable::<T>(OP)?, #[inline(always)] |x, y| *x += y);
@@ -117,6 +131,9 @@ impl Tensor {
         const OP: &str = "add_scaled";
         self.same_dtype(OP, other)?;
         let other = other.broadcast_for(OP, self.dims())?;
+        if let Device::Cuda(gpu) = self.device() {
+            return cuda::elementwise::update(gpu, OP, self, &other, Some(factor));
+        }
         with_float!(OP, self.dtype(), T => {
             let factor = <T as crate::Element>::from_f64(factor);
             let from = (other.as_strided::<T>()?, other.layout());
@@ -128,6 +145,9 @@ impl Tensor {
     /// Multiplies by a number in place; otherwise as [`Tensor::add_assign`].
     pub fn scale_assign(&mut self, factor: f64) -> Result<()> {
         const OP: &str = "scale_assign";
+        if let Device::Cuda(gpu) = self.device() {
+            return cuda::elementwise::scale_assign(gpu, self, factor);
+        }
         with_float!(OP, self.dtype(), T => {
             let factor = [<T as crate::Element>::from_f64(factor)];
             let layout = crate::Layout::contiguous(&[]).broadcast_to(self.dims())?;
@@ -141,6 +161,9 @@ impl Tensor {
     /// # Errors
     /// If this tensor is not contiguous or its memory is shared.
     pub fn fill(&mut self, value: f64) -> Result<()> {
+        if let Device::Cuda(gpu) = self.device() {
+            return cuda::elementwise::fill(gpu, self, value);
+        }
         with_element!(self.dtype(), T => {
             let value = <T as crate::Element>::from_f64(value);
             crate::cpu::parallel::chunks(self.writable::<T>("fill")?, crate::cpu::parallel::CHUNK, |_, part| part.fill(value));

@@ -1,7 +1,7 @@
 //! Elements and rows picked by ids, and rows added to where ids say.
 
 use crate::cpu::{elementwise, parallel};
-use crate::{DType, Dims, Error, Result, Tensor, with_element, with_float};
+use crate::{DType, Device, Dims, Error, Result, Tensor, cuda, with_element, with_float};
 
 impl Tensor {
     /// Slices along an axis, picked by ids: the result has the dimensions of `ids` in place of that axis.
@@ -9,18 +9,25 @@ impl Tensor {
     /// `ids` is u32, i32 or i64, of any dimensions; this tensor is of any type. With axis 0 it is an embedding lookup.
     ///
     /// # Errors
-    /// An id outside `0..dims[axis]` is named.
+    /// An id outside `0..dims[axis]` is named. On a GPU this check waits for the device, here and in the other operations
+    /// with ids.
     pub fn index_select(&self, axis: usize, ids: &Tensor) -> Result<Tensor> {
         const OP: &str = "index_select";
         self.layout().axis(OP, axis)?;
         let n = self.dims()[axis];
-        let index = ids.ids(OP, n)?;
+        ids.expect_ids(OP)?;
         let mut dims = Dims::from_slice(&self.dims()[..axis]);
         dims.extend_from_slice(ids.dims());
         dims.extend_from_slice(&self.dims()[axis + 1..]);
         let inner: usize = self.dims()[axis + 1..].iter().product();
         let x = self.contiguous()?;
         let mut out = Tensor::empty(&dims, self.dtype(), &self.device())?;
+        if let Device::Cuda(gpu) = self.device() {
+            let ids = cuda::index::ids(gpu, OP, ids, n)?;
+            cuda::index::select(gpu, &x, &ids, [n, inner], &mut out)?;
+            return Ok(out);
+        }
+        let index = ids.ids(OP, n)?;
         with_element!(self.dtype(), T => {
             let x = x.as_slice::<T>()?;
             parallel::rows(out.as_mut_slice::<T>()?, inner, |row, out| {
@@ -47,9 +54,15 @@ impl Tensor {
             return Err(Error::shape(OP, message));
         }
         let (n, k) = (self.last_dim(), ids.last_dim());
-        let index = ids.ids(OP, n)?;
+        ids.expect_ids(OP)?;
         let x = self.contiguous()?;
         let mut out = Tensor::empty(ids.dims(), self.dtype(), &self.device())?;
+        if let Device::Cuda(gpu) = self.device() {
+            let ids = cuda::index::ids(gpu, OP, ids, n)?;
+            cuda::index::gather(gpu, &x, &ids, [n, k], &mut out)?;
+            return Ok(out);
+        }
+        let index = ids.ids(OP, n)?;
         with_element!(self.dtype(), T => {
             let x = x.as_slice::<T>()?;
             parallel::rows(out.as_mut_slice::<T>()?, k, |row, out| {
@@ -65,7 +78,7 @@ impl Tensor {
     /// Adds rows in place where ids say: `self[ids[i]] += rows[i]`, for one i after the other where ids repeat.
     ///
     /// This tensor has dimensions `[n, ..]`, `ids` (u32, i32 or i64) any, and `rows` those of `ids` followed by this
-    /// tensor's after the first. f32 or f64. It is the gradient of [`Tensor::index_select`] along axis 0.
+    /// tensor's after the first. f32 or f64 (f32 or bf16 on a GPU). It is the gradient of [`Tensor::index_select`] along axis 0.
     ///
     /// # Errors
     /// If an id is outside `0..n`, or this tensor is not contiguous or its memory is shared.
@@ -85,6 +98,11 @@ impl Tensor {
             return Err(Error::shape(OP, message));
         }
         let inner: usize = self.dims()[1..].iter().product();
+        ids.expect_ids(OP)?;
+        if let Device::Cuda(gpu) = self.device() {
+            let ids = cuda::index::ids(gpu, OP, ids, self.dims()[0])?;
+            return cuda::index::scatter_add(gpu, self, &ids, &rows.contiguous()?, inner);
+        }
         // Sorted by destination, and by source within one: each task then owns its destinations.
         let mut order: Vec<(usize, usize)> =
             ids.ids(OP, self.dims()[0])?.into_iter().enumerate().map(|(i, id)| (id, i)).collect();
@@ -108,6 +126,13 @@ impl Tensor {
         })
     }
 
+    fn expect_ids(&self, op: &'static str) -> Result<()> {
+        match self.dtype() {
+            DType::U32 | DType::I32 | DType::I64 => Ok(()),
+            other => Err(Error::dtype(op, "ids of type u32, i32 or i64", other)),
+        }
+    }
+
     /// The ids in row-major order, each checked to be below `bound`.
     fn ids(&self, op: &'static str, bound: usize) -> Result<Vec<usize>> {
         let mut wide = vec![0i64; self.numel()];
@@ -121,8 +146,7 @@ impl Tensor {
         match self.dtype() {
             DType::U32 => read!(u32),
             DType::I32 => read!(i32),
-            DType::I64 => read!(i64),
-            other => return Err(Error::dtype(op, "ids of type u32, i32 or i64", other)),
+            _ => read!(i64),
         }
         let check = |(position, id): (usize, i64)| match usize::try_from(id) {
             Ok(id) if id < bound => Ok(id),

@@ -1,7 +1,7 @@
 //! Tensors put together and taken apart along an axis.
 
 use crate::cpu::parallel;
-use crate::{Dims, Error, Result, Tensor, with_element};
+use crate::{Device, Dims, Error, Result, Tensor, cuda, with_element};
 
 impl Tensor {
     /// Joins tensors along an existing axis; all other dimensions, and the types, must agree.
@@ -26,6 +26,15 @@ impl Tensor {
         let parts = tensors.iter().map(|t| t.contiguous()).collect::<Result<Vec<_>>>()?;
         let mut out = Tensor::empty(&dims, first.dtype(), &first.device())?;
         let inner: usize = dims[axis + 1..].iter().product();
+        if let Device::Cuda(gpu) = first.device() {
+            let (mut offset, pitch) = (0, dims[axis] * inner);
+            for part in &parts {
+                let width = part.dims()[axis] * inner;
+                cuda::copy::into_rows(gpu, part, &mut out, [width, pitch, offset])?;
+                offset += width;
+            }
+            return Ok(out);
+        }
         with_element!(first.dtype(), T => {
             let parts = (parts.iter().filter(|p| p.numel() > 0))
                 .map(|part| Ok((part.as_slice::<T>()?, part.dims()[axis] * inner)))

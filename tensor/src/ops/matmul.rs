@@ -2,13 +2,14 @@
 
 use crate::cpu::gemm::{GemmScalar, MatMut, MatRef, gemm, gemm_batched};
 use crate::cpu::walk::Walk;
+use crate::cuda::{Cuda, Mat};
 use crate::layout::broadcast_dims;
-use crate::{Error, Float, Layout, Result, Tensor, with_float};
+use crate::{Device, Error, Float, Layout, Result, Tensor, with_float};
 
 impl Tensor {
     /// Matrix product over the last two axes: `[.., m, k] · [.., k, n] = [.., m, n]`, leading axes broadcasting.
     ///
-    /// Both are f32 or both f64, of rank two or more, with any strides: a transposed operand costs no copy.
+    /// Both are f32 or both f64 (both f32 or both bf16 on a GPU), of rank two or more, with any strides: a transposed operand costs no copy.
     pub fn matmul(&self, other: &Tensor) -> Result<Tensor> {
         const OP: &str = "matmul";
         self.same_dtype(OP, other)?;
@@ -36,6 +37,24 @@ impl Tensor {
             // One matrix for all: the rows of every batch go through it as one product.
             let rows = out.numel() / n;
             let flat = self.layout().reshape(&[rows, k]);
+            if let Device::Cuda(gpu) = self.device() {
+                match flat {
+                    Ok(_) if other.rank() == 2 => {
+                        let a = self.reshape(&[rows, k])?;
+                        product(gpu, &a, other, &mut out)?;
+                    }
+                    _ => {
+                        let count = batch.iter().product();
+                        let batched = |x: &Tensor, rows: usize, cols: usize| {
+                            let mut dims = batch.clone();
+                            dims.extend([rows, cols]);
+                            x.broadcast_to(&dims)?.reshape(&[count, rows, cols])
+                        };
+                        product(gpu, &batched(self, m, k)?, &batched(other, k, n)?, &mut out)?;
+                    }
+                }
+                return Ok(out);
+            }
             with_float!(OP, self.dtype(), T => {
                 let (x, y) = (self.as_strided::<T>()?, other.as_strided::<T>()?);
                 let to = out.as_mut_slice::<T>()?;
@@ -52,6 +71,13 @@ impl Tensor {
         }
         Ok(out)
     }
+}
+
+/// `out = a·b` of matrices or batches of them; strides that cuBLASLt cannot take cost a copy.
+fn product(gpu: Cuda, a: &Tensor, b: &Tensor, out: &mut Tensor) -> Result<()> {
+    let plain = |x: &Tensor| if Mat::view(x).is_ok() { Ok(x.clone()) } else { x.copy() };
+    let (a, b) = (plain(a)?, plain(b)?);
+    gpu.matmul(1.0, Mat::view(&a)?, Mat::view(&b)?, 0.0, out)
 }
 
 /// The matrix of a layout's last two axes, starting where `data` does.

@@ -2,11 +2,25 @@
 
 use crate::cpu::parallel;
 use crate::cpu::reduce::{self, Fold, Max, Min, Norm, Sum};
-use crate::{DType, Dims, Error, Result, Tensor, with_float};
+use crate::cuda::Cuda;
+use crate::{DType, Device, Dims, Error, Result, Tensor, cuda, with_float};
+
+/// A fold as `kernels/reduce.cu` names it.
+#[derive(Clone, Copy)]
+struct Kernel {
+    fold: &'static str,
+    divisor: f64,
+}
+
+impl Kernel {
+    fn of<F: Fold<f32>>(fold: F) -> Self {
+        Kernel { fold: F::NAME, divisor: fold.divisor() }
+    }
+}
 
 macro_rules! axis_op {
     ($($what:literal, $name:ident, $all:ident => $fold:expr, $empty:literal;)*) => {$(
-        #[doc = concat!($what, " along an axis, which stays with length 1 if `keepdim`, else disappears. f32 or f64.")]
+        #[doc = concat!($what, " along an axis, which stays with length 1 if `keepdim`, else disappears. f32 or f64 (f32 or bf16 on a GPU).")]
         pub fn $name(&self, axis: usize, keepdim: bool) -> Result<Tensor> {
             const OP: &str = stringify!($name);
             self.layout().axis(OP, axis)?;
@@ -15,16 +29,22 @@ macro_rules! axis_op {
                 return Err(Error::shape(OP, format!("axis {axis} of dims {:?} is empty", self.dims())));
             }
             let fold: fn(usize) -> _ = $fold;
+            if let Device::Cuda(gpu) = self.device() {
+                return self.fold_axis_on(gpu, OP, Kernel::of(fold(n)), (axis, keepdim), self.dtype());
+            }
             with_float!(OP, self.dtype(), T => self.fold_axis::<T, _>(fold(n), axis, keepdim))
         }
 
-        #[doc = concat!($what, " of all elements, as a rank-0 tensor. f32 or f64.")]
+        #[doc = concat!($what, " of all elements, as a rank-0 tensor. f32 or f64 (f32 or bf16 on a GPU).")]
         pub fn $all(&self) -> Result<Tensor> {
             const OP: &str = stringify!($all);
             if !$empty && self.numel() == 0 {
                 return Err(Error::shape(OP, format!("dims {:?} hold no element", self.dims())));
             }
             let fold: fn(usize) -> _ = $fold;
+            if let Device::Cuda(gpu) = self.device() {
+                return self.fold_all_on(gpu, OP, Kernel::of(fold(self.numel())));
+            }
             with_float!(OP, self.dtype(), T => self.fold_all::<T, _>(fold(self.numel())))
         }
     )*};
@@ -38,21 +58,28 @@ impl Tensor {
         "Smallest element, NaN if any is", min, min_all => |_| Min, false;
     }
 
-    /// Euclidean norm of all elements, accumulated in f64, as a rank-0 tensor. f32 or f64.
+    /// Euclidean norm of all elements, accumulated in f64, as a rank-0 tensor. f32 or f64 (f32 or bf16 on a GPU).
     pub fn norm(&self) -> Result<Tensor> {
+        if let Device::Cuda(gpu) = self.device() {
+            return self.fold_all_on(gpu, "norm", Kernel::of(Norm));
+        }
         with_float!("norm", self.dtype(), T => self.fold_all::<T, _>(Norm))
     }
 
     /// Position of the largest element along an axis, as u32: the first of equal ones, the first NaN if there is one.
     ///
     /// # Errors
-    /// If the axis is empty, or the type neither f32 nor f64.
+    /// If the axis is empty, or the type neither f32 nor f64 (f32 nor bf16 on a GPU).
     pub fn argmax(&self, axis: usize, keepdim: bool) -> Result<Tensor> {
         const OP: &str = "argmax";
         self.layout().axis(OP, axis)?;
         let n = self.dims()[axis];
         if n == 0 || u32::try_from(n).is_err() {
             return Err(Error::shape(OP, format!("axis {axis} of dims {:?}", self.dims())));
+        }
+        if let Device::Cuda(gpu) = self.device() {
+            let kernel = Kernel { fold: "argmax", divisor: 1.0 };
+            return self.fold_axis_on(gpu, OP, kernel, (axis, keepdim), DType::U32);
         }
         let x = self.axis_last(axis)?.contiguous()?;
         let mut out = Tensor::empty(&reduced(self.dims(), axis, keepdim), DType::U32, &self.device())?;
@@ -84,6 +111,36 @@ impl Tensor {
         } else {
             reduce::columns(fold, self.contiguous()?.as_slice::<T>()?, n, inner, to);
         }
+        Ok(out)
+    }
+
+    fn fold_all_on(&self, gpu: Cuda, op: &'static str, kernel: Kernel) -> Result<Tensor> {
+        cuda::check_float(op, self.dtype())?;
+        let mut out = Tensor::empty(&[], self.dtype(), &self.device())?;
+        let shape = [1, self.numel(), 1];
+        cuda::reduce::reduce(gpu, kernel.fold, kernel.divisor, &self.contiguous()?, shape, &mut out)?;
+        Ok(out)
+    }
+
+    fn fold_axis_on(
+        &self,
+        gpu: Cuda,
+        op: &'static str,
+        kernel: Kernel,
+        (axis, keepdim): (usize, bool),
+        dtype: DType,
+    ) -> Result<Tensor> {
+        cuda::check_float(op, self.dtype())?;
+        let mut out = Tensor::empty(&reduced(self.dims(), axis, keepdim), dtype, &self.device())?;
+        let n = self.dims()[axis];
+        let last = self.axis_last(axis)?;
+        let (x, shape) = if last.is_contiguous() {
+            (last, [out.numel(), n, 1])
+        } else {
+            let outer = self.dims()[..axis].iter().product();
+            (self.contiguous()?, [outer, n, self.dims()[axis + 1..].iter().product()])
+        };
+        cuda::reduce::reduce(gpu, kernel.fold, kernel.divisor, &x, shape, &mut out)?;
         Ok(out)
     }
 

@@ -1,21 +1,24 @@
 use crate::support::*;
-use tensor::{DType, Tensor};
-
-fn zeros(dims: &[usize], dtype: DType) -> Tensor {
-    Tensor::zeros(dims, dtype, &CPU).unwrap()
-}
+use tensor::{DType, Device, Tensor};
 
 /// Errors name the operation, and the shapes or types it met.
 #[test]
 fn errors_say_operation_shapes_and_types() {
+    devices().for_each(|device| errors_on(&device));
+}
+
+fn errors_on(device: &Device) {
+    let zeros = |dims: &[usize], dtype| Tensor::zeros(dims, dtype, device).unwrap();
+    let floats = if *device == CPU { "f32 or f64" } else { "f32 or bf16" };
     let x = zeros(&[2, 3], DType::F32);
     let wide = zeros(&[2, 4], DType::F32);
     let ints = zeros(&[2, 3], DType::I32);
     let turned = x.transpose(0, 1).unwrap();
+    let of_mul = ["mul", floats, "i32"];
     let cases: Vec<(tensor::Result<()>, &[&str])> = vec![
         (x.add(&wide).map(drop), &["add", "[2, 3]", "[2, 4]"]),
         (x.add(&ints).map(drop), &["add", "f32", "i32"]),
-        (ints.mul(&ints).map(drop), &["mul", "f32 or f64", "i32"]),
+        (ints.mul(&ints).map(drop), &of_mul),
         (ints.exp().map(drop), &["exp", "i32"]),
         (x.copy().unwrap().add_assign(&wide), &["add_assign", "[2, 4]", "[2, 3]"]),
         (x.transpose(0, 1).unwrap().scale_assign(2.0), &["scale_assign", "contiguous", "[3, 2]", "[1, 3]"]),
@@ -47,10 +50,10 @@ fn errors_say_operation_shapes_and_types() {
         (x.split(1, &[usize::MAX, 4]).map(drop), &["split"]),
         (x.reshape(&[usize::MAX, 6]).map(drop), &["reshape", "[2, 3]"]),
         (zeros(&[1], DType::F32).broadcast_to(&[usize::MAX, 2]).map(drop), &["broadcast_to", "[1]"]),
-        (Tensor::empty(&[usize::MAX, 3], DType::F32, &CPU).map(drop), &["empty", "overflow"]),
+        (Tensor::empty(&[usize::MAX, 3], DType::F32, device).map(drop), &["empty", "overflow"]),
         (x.copy().unwrap().partition(&[&[usize::MAX, 2]]).map(drop), &["partition", "[2, 3]"]),
         (
-            Tensor::normal(0.0, 1.0, &[1], DType::U8, &CPU, tensor::Stream::new(0)).map(drop),
+            Tensor::normal(0.0, 1.0, &[1], DType::U8, device, tensor::Stream::new(0)).map(drop),
             &["normal", "float", "u8"],
         ),
     ];

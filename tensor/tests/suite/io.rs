@@ -33,7 +33,7 @@ proptest! {
             .zip(&d)
             .map(|(i, d)| {
                 let dtype = types[((seed >> 8) + i) as usize % types.len()];
-                (format!("layer.{i}.\"ü\"\n"), draw(d, dtype, seed ^ i).tensor)
+                (format!("layer.{i}.\"ü\"\n"), draw(d, dtype, &CPU, seed ^ i).tensor)
             })
             .collect();
         let notes = BTreeMap::from([("format".to_string(), "pt".to_string()), ("ö".into(), "\\".into())]);
@@ -150,7 +150,7 @@ fn refused(path: &Path, reason: &str) {
 fn mapped_tensors_share_the_file_and_are_read_only() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("x");
-    let x = draw(&[7, 9], DType::F32, 3);
+    let x = draw(&[7, 9], DType::F32, &CPU, 3);
     save(&path, [("x", &x.tensor)], &BTreeMap::new()).unwrap();
     let file = SafeTensors::open(&path).unwrap();
     let mut back = file.tensor("x").unwrap();

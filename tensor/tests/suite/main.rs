@@ -1,5 +1,6 @@
 //! Every operation against naive oracles in f64, over drawn shapes, strides, odd and empty sizes.
 
+mod devices;
 mod elementwise;
 mod errors;
 mod index;

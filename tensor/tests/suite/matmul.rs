@@ -51,8 +51,8 @@ proptest! {
         };
         let mut out = batch.clone();
         out.extend([m, n]);
-        for dtype in FLOATS {
-            let (a, b) = (draw(&da, dtype, seed), draw(&db, dtype, seed ^ 1));
+        for (device, dtype) in places() {
+            let (a, b) = (draw(&da, dtype, &device, seed), draw(&db, dtype, &device, seed ^ 1));
             let (expected, size) = oracle(&a, &b, &out);
             let close = tolerance(dtype) * size.max(1.0);
             check(&a.tensor.matmul(&b.tensor).unwrap(), &out, dtype, &expected, close);
@@ -66,9 +66,9 @@ fn large_products_in_every_transpose_form() {
     let (m, k, n) = (129, 301, 67);
     let turn = |x: Tensor| x.transpose(0, 1).unwrap();
     for form in 0..4 {
-        for dtype in FLOATS {
-            let a = draw(&[m, k], dtype, 1);
-            let b = draw(&[k, n], dtype, 2);
+        for (device, dtype) in places() {
+            let a = draw(&[m, k], dtype, &device, 1);
+            let b = draw(&[k, n], dtype, &device, 2);
             let (expected, size) = oracle(&a, &b, &[m, n]);
             let x = if form & 1 == 1 { turn(turn(a.tensor).contiguous().unwrap()) } else { a.tensor };
             let y = if form & 2 == 2 { turn(turn(b.tensor).contiguous().unwrap()) } else { b.tensor };
@@ -80,7 +80,9 @@ fn large_products_in_every_transpose_form() {
 #[test]
 fn an_empty_inner_axis_gives_zeros() {
     poison();
-    let a = Tensor::zeros(&[2, 3, 0], DType::F32, &CPU).unwrap();
-    let b = Tensor::zeros(&[0, 4], DType::F32, &CPU).unwrap();
-    check(&a.matmul(&b).unwrap(), &[2, 3, 4], DType::F32, &[0.0; 24], 0.0);
+    for device in devices() {
+        let a = Tensor::zeros(&[2, 3, 0], DType::F32, &device).unwrap();
+        let b = Tensor::zeros(&[0, 4], DType::F32, &device).unwrap();
+        check(&a.matmul(&b).unwrap(), &[2, 3, 4], DType::F32, &[0.0; 24], 0.0);
+    }
 }

@@ -25,11 +25,13 @@ proptest! {
         poison();
         let rows: Vec<Vec<f32>> = rows.into_iter().map(|r| r[..n.min(23)].to_vec()).collect();
         let (n, k) = (n.min(23), k.min(n).min(23));
-        let flat = Tensor::from_slice(&rows.concat(), &[rows.len(), n], &CPU).unwrap();
-        // Laid out by columns.
-        let x = flat.transpose(0, 1).unwrap().contiguous().unwrap().transpose(0, 1).unwrap();
-        for dtype in FLOATS {
-            let x = x.to_dtype(dtype).unwrap();
+        for (device, dtype) in places() {
+            let flat = Tensor::from_slice(&rows.concat(), &[rows.len(), n], &CPU).unwrap();
+            let flat = flat.to_dtype(dtype).unwrap().to_device(&device).unwrap();
+            let rows: Vec<Vec<f64>> = values(&flat).chunks(n.max(1)).map(<[f64]>::to_vec).collect();
+            let rows = if n == 0 { vec![Vec::new(); flat.dims()[0]] } else { rows };
+            // Laid out by columns.
+            let x = flat.transpose(0, 1).unwrap().contiguous().unwrap().transpose(0, 1).unwrap();
             for (descending, k, (values, places)) in
                 [(descending, n, x.sort(descending).unwrap()), (true, k, x.topk(k).unwrap())]
             {
@@ -37,10 +39,10 @@ proptest! {
                 for row in &rows {
                     let mut at: Vec<usize> = (0..n).collect();
                     at.sort_by(|&a, &b| {
-                        let o = order(f64::from(row[a]), f64::from(row[b]));
+                        let o = order(row[a], row[b]);
                         if descending { o.reverse() } else { o }
                     });
-                    v.extend(at[..k].iter().map(|&i| f64::from(row[i])));
+                    v.extend(at[..k].iter().map(|&i| row[i]));
                     p.extend(at[..k].iter().map(|&i| i as f64));
                 }
                 check(&values, &[rows.len(), k], dtype, &v, 0.0);
@@ -51,11 +53,17 @@ proptest! {
 }
 
 #[test]
-fn topk_of_a_long_row() {
-    let x = draw(&[3, 5000], DType::F32, 4);
-    let (values, places) = x.tensor.topk(7).unwrap();
-    let (all, order) = x.tensor.sort(true).unwrap();
-    assert_eq!(bits(&values), bits(&all.narrow(1, 0, 7).unwrap()));
-    assert_eq!(bits(&places), bits(&order.narrow(1, 0, 7).unwrap()));
-    assert_eq!(bits(&x.tensor.gather(&places).unwrap()), bits(&values));
+fn topk_of_long_rows() {
+    for device in devices() {
+        for (n, k) in [(5000, 7), (5000, 4000), (32_064, 256), (70_000, 1024)] {
+            let x = draw(&[3, n], DType::F32, &device, 4);
+            let (values, places) = x.tensor.topk(k).unwrap();
+            let (all, order) = x.tensor.sort(true).unwrap();
+            assert_eq!(bits(&values), bits(&all.narrow(1, 0, k).unwrap()));
+            assert_eq!(bits(&places), bits(&order.narrow(1, 0, k).unwrap()));
+            assert_eq!(bits(&x.tensor.gather(&places).unwrap()), bits(&values));
+            let all = all.to_vec::<f32>().unwrap();
+            assert!(all.chunks_exact(n).all(|row| row.is_sorted_by(|a, b| a >= b)), "{device} {n}");
+        }
+    }
 }

@@ -2,10 +2,48 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use std::io::Write;
+use std::sync::LazyLock;
+use tensor::half::bf16;
 use tensor::{DType, Device, Stream, Tensor};
 
 pub const CPU: Device = Device::Cpu;
-pub const FLOATS: [DType; 2] = [DType::F32, DType::F64];
+
+/// The first GPU. Without one the tests are said to be skipped there, unless `DISTILLIX_REQUIRE_CUDA=1`.
+pub fn cuda() -> Option<Device> {
+    static CUDA: LazyLock<Option<Device>> = LazyLock::new(|| match Device::cuda(0) {
+        Ok(device) => Some(device),
+        Err(error) => {
+            let required = std::env::var("DISTILLIX_REQUIRE_CUDA").as_deref() == Ok("1");
+            assert!(!required, "DISTILLIX_REQUIRE_CUDA=1, but {error}");
+            let _ = writeln!(std::io::stderr(), "skipped: no CUDA device ({error})");
+            None
+        }
+    });
+    CUDA.clone()
+}
+
+/// Every device that tests run on.
+pub fn devices() -> impl Iterator<Item = Device> {
+    [CPU].into_iter().chain(cuda())
+}
+
+/// Every device with the types that it computes in.
+pub fn places() -> impl Iterator<Item = (Device, DType)> {
+    devices().flat_map(|device| {
+        let other = if device == CPU { DType::F64 } else { DType::BF16 };
+        [DType::F32, other].map(|dtype| (device.clone(), dtype))
+    })
+}
+
+/// The nearest number of a type, by way of f32 where the type is narrower.
+pub fn rounded(x: f64, dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => f64::from(x as f32),
+        DType::BF16 => bf16::from_f32(x as f32).to_f64(),
+        _ => x,
+    }
+}
 
 /// A tensor and what its elements are, row-major.
 #[derive(Debug)]
@@ -39,8 +77,8 @@ pub fn position(index: &[usize], dims: &[usize]) -> usize {
 }
 
 /// A tensor of the given dimensions whose memory order, gaps and repeated axes `seed` decides; normal values rounded
-/// to f32. Every third one is contiguous.
-pub fn draw(dims: &[usize], dtype: DType, seed: u64) -> Drawn {
+/// to f32, or to bf16. Every third one is contiguous.
+pub fn draw(dims: &[usize], dtype: DType, device: &Device, seed: u64) -> Drawn {
     let stream = Stream::new(seed);
     let plain = stream.below(0, 3) == 0;
     let rank = dims.len() as u64;
@@ -58,10 +96,11 @@ pub fn draw(dims: &[usize], dtype: DType, seed: u64) -> Drawn {
         .map(|index| {
             let at: Vec<usize> =
                 order.iter().map(|&a| before[a] + if repeat[a] { 0 } else { index[a] }).collect();
-            f64::from(numbers[position(&at, &base_dims)])
+            let x = f64::from(numbers[position(&at, &base_dims)]);
+            if dtype == DType::BF16 { rounded(x, dtype) } else { x }
         })
         .collect();
-    let mut view = base.to_dtype(dtype).unwrap();
+    let mut view = base.to_dtype(dtype).unwrap().to_device(device).unwrap();
     for (axis, &a) in order.iter().enumerate() {
         view = view.narrow(axis, before[a], own(a)).unwrap();
     }
@@ -73,26 +112,33 @@ pub fn draw(dims: &[usize], dtype: DType, seed: u64) -> Drawn {
 
 /// The elements as f64.
 pub fn values(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_dtype(DType::F64).unwrap().to_vec().unwrap()
+    tensor.to_device(&CPU).unwrap().to_dtype(DType::F64).unwrap().to_vec().unwrap()
 }
 
 /// Asserts dimensions, type and elements, within `tolerance` of each expected value or of 1, whichever is larger;
 /// NaN equals NaN. Tolerance 0 is exact after rounding to the tensor's type.
 pub fn check(got: &Tensor, dims: &[usize], dtype: DType, expected: &[f64], tolerance: f64) {
     assert_eq!((got.dims(), got.dtype()), (dims, dtype));
+    let device = got.device();
     let got = values(got);
     assert_eq!(got.len(), expected.len());
     for (i, (&got, &expected)) in got.iter().zip(expected).enumerate() {
-        let rounded = if dtype == DType::F32 { f64::from(expected as f32) } else { expected };
-        let same = got == rounded || got.is_nan() && expected.is_nan();
+        let same = got == rounded(expected, dtype) || got.is_nan() && expected.is_nan();
         let error = (got - expected).abs();
-        assert!(same || error <= tolerance * expected.abs().max(1.0), "[{i}]: {got} for {expected}");
+        assert!(
+            same || error <= tolerance * expected.abs().max(1.0),
+            "[{i}] of {dtype} {dims:?} on {device}: {got} for {expected}"
+        );
     }
 }
 
 /// Tolerance of a type for operations with a few roundings.
 pub fn tolerance(dtype: DType) -> f64 {
-    if dtype == DType::F32 { 1e-6 } else { 1e-14 }
+    match dtype {
+        DType::F32 => 1e-6,
+        DType::BF16 => 4e-3,
+        _ => 1e-14,
+    }
 }
 
 /// The bits of the elements.

@@ -26,28 +26,31 @@ proptest! {
     #[test]
     fn contiguous_and_dtype_copies_hold_the_views_values(d in dims(0..=5), seed: u64) {
         poison();
-        for dtype in [DType::F32, DType::F64] {
-            let x = draw(&d, dtype, seed);
+        for (device, dtype) in places() {
+            let x = draw(&d, dtype, &device, seed);
             check(&x.tensor.contiguous().unwrap(), &d, dtype, &x.values, 0.0);
             check(&x.tensor.copy().unwrap(), &d, dtype, &x.values, 0.0);
-            check(&x.tensor.to_dtype(DType::F64).unwrap(), &d, DType::F64, &x.values, 0.0);
+            let other = if device == CPU { DType::F64 } else { DType::F32 };
+            check(&x.tensor.to_dtype(other).unwrap(), &d, other, &x.values, 0.0);
         }
     }
 
     #[test]
     fn reshape_keeps_the_order_of_elements(d in dims(0..=4), seed: u64) {
         poison();
-        let x = draw(&d, DType::F32, seed);
-        let to = refactor(&d, seed ^ 5);
-        let y = x.tensor.reshape(&to).unwrap();
-        check(&y, &to, DType::F32, &x.values, 0.0);
-        // Back, and to the dimensions it has already: always a view.
-        check(&y.reshape(&d).unwrap(), &d, DType::F32, &x.values, 0.0);
-        let same = x.tensor.layout().reshape(&d).unwrap();
-        prop_assert_eq!(same.dims(), x.tensor.dims());
-        // A view must cover exactly the same positions.
-        if let Ok(layout) = x.tensor.layout().reshape(&to) {
-            prop_assert_eq!(layout.end(), x.tensor.layout().end());
+        for device in devices() {
+            let x = draw(&d, DType::F32, &device, seed);
+            let to = refactor(&d, seed ^ 5);
+            let y = x.tensor.reshape(&to).unwrap();
+            check(&y, &to, DType::F32, &x.values, 0.0);
+            // Back, and to the dimensions it has already: always a view.
+            check(&y.reshape(&d).unwrap(), &d, DType::F32, &x.values, 0.0);
+            let same = x.tensor.layout().reshape(&d).unwrap();
+            prop_assert_eq!(same.dims(), x.tensor.dims());
+            // A view must cover exactly the same positions.
+            if let Ok(layout) = x.tensor.layout().reshape(&to) {
+                prop_assert_eq!(layout.end(), x.tensor.layout().end());
+            }
         }
     }
 
@@ -55,25 +58,29 @@ proptest! {
     fn split_and_cat_are_inverse(d in dims(1..=4), axis in 0usize..4, cuts in 1usize..4, seed: u64) {
         poison();
         let axis = axis % d.len();
-        let x = draw(&d, DType::F32, seed);
-        let mut lengths = vec![d[axis] / cuts; cuts];
-        lengths[cuts - 1] += d[axis] % cuts;
-        let parts = x.tensor.split(axis, &lengths).unwrap();
-        for (part, &length) in parts.iter().zip(&lengths) {
-            prop_assert_eq!(part.dims()[axis], length);
+        for device in devices() {
+            let x = draw(&d, DType::F32, &device, seed);
+            let mut lengths = vec![d[axis] / cuts; cuts];
+            lengths[cuts - 1] += d[axis] % cuts;
+            let parts = x.tensor.split(axis, &lengths).unwrap();
+            for (part, &length) in parts.iter().zip(&lengths) {
+                prop_assert_eq!(part.dims()[axis], length);
+            }
+            let joined = Tensor::cat(&parts.iter().collect::<Vec<_>>(), axis).unwrap();
+            check(&joined, &d, DType::F32, &x.values, 0.0);
         }
-        let joined = Tensor::cat(&parts.iter().collect::<Vec<_>>(), axis).unwrap();
-        check(&joined, &d, DType::F32, &x.values, 0.0);
     }
 
     #[test]
     fn stack_selects_back(d in dims(0..=3), axis in 0usize..4, seed: u64) {
         poison();
         let axis = axis % (d.len() + 1);
-        let parts: Vec<Drawn> = (0..3).map(|i| draw(&d, DType::F64, seed ^ i)).collect();
-        let stacked = Tensor::stack(&parts.iter().map(|p| &p.tensor).collect::<Vec<_>>(), axis).unwrap();
-        for (i, part) in parts.iter().enumerate() {
-            check(&stacked.select(axis, i).unwrap(), &d, DType::F64, &part.values, 0.0);
+        for device in devices() {
+            let parts: Vec<Drawn> = (0..3).map(|i| draw(&d, DType::F32, &device, seed ^ i)).collect();
+            let stacked = Tensor::stack(&parts.iter().map(|p| &p.tensor).collect::<Vec<_>>(), axis).unwrap();
+            for (i, part) in parts.iter().enumerate() {
+                check(&stacked.select(axis, i).unwrap(), &d, DType::F32, &part.values, 0.0);
+            }
         }
     }
 }
@@ -83,7 +90,15 @@ fn large_strided_copies_are_cut_right() {
     poison();
     let n = 70_000;
     let x: Vec<f32> = (0..2 * n).map(|i| i as f32).collect();
-    let x = Tensor::from_slice(&x, &[n, 2], &CPU).unwrap();
+    for device in devices() {
+        let x = Tensor::from_slice(&x, &[n, 2], &device).unwrap();
+        large_strided_copies(&x);
+    }
+}
+
+/// Copies of `[n, 2]` elements 0, 1, 2, …
+fn large_strided_copies(x: &Tensor) {
+    let n = x.dims()[0];
     let y = x.transpose(0, 1).unwrap().to_vec::<f32>().unwrap();
     assert!((0..n).all(|i| y[i] == 2.0 * i as f32 && y[n + i] == 2.0 * i as f32 + 1.0));
     let wide = x.reshape(&[350, 50, 8]).unwrap().permute(&[2, 1, 0]).unwrap().to_vec::<f32>().unwrap();
@@ -100,6 +115,11 @@ fn large_strided_copies_are_cut_right() {
 
 #[test]
 fn empty_views_at_the_end_of_memory_are_readable() {
+    for device in devices() {
+        let x = Tensor::zeros(&[3, 4], DType::F32, &device).unwrap().transpose(0, 1).unwrap();
+        let empty = x.narrow(0, 4, 0).unwrap().narrow(1, 3, 0).unwrap();
+        assert_eq!(empty.to_vec::<f32>().unwrap(), [0f32; 0]);
+    }
     let x = Tensor::from_slice(&[1f32; 12], &[3, 4], &CPU).unwrap().transpose(0, 1).unwrap();
     let empty = x.narrow(0, 4, 0).unwrap().narrow(1, 3, 0).unwrap();
     assert_eq!(empty.as_slice::<f32>().unwrap(), &[0f32; 0]);

@@ -1,4 +1,4 @@
-//! The config of a run: one JSON object with the sections `model`, `training`, `distillation` and `data`.
+//! The config of a run: one JSON object with the sections `model`, `training`, `distillation`, `data` and `foundry`.
 //!
 //! A config is put together from a preset, a file that changes some of its keys, and single settings
 //! (`training.steps=100`). A run folder's `config.json` has every key.
@@ -10,10 +10,11 @@ mod training;
 
 pub use distillation::{DistillationConfig, RelationConfig};
 pub use presets::{PRESETS, Preset};
-pub use read::{ReadError, suggestion};
+pub use read::{ReadError, read, suggestion};
 pub use training::{HealthConfig, TrainingConfig};
 
 use super::data::DataConfig;
+use crate::foundry::config::FoundryConfig;
 use anyhow::{Context, Result, anyhow, ensure};
 use nn::model::ModelConfig;
 use serde::{Deserialize, Serialize};
@@ -32,6 +33,8 @@ pub struct Config {
     pub distillation: DistillationConfig,
     /// What to train on.
     pub data: DataConfig,
+    /// How to make data from teachers.
+    pub foundry: FoundryConfig,
 }
 
 impl Config {
@@ -85,7 +88,7 @@ impl Config {
     fn with(&self, changes: Value) -> Result<Self> {
         let mut value = serde_json::to_value(self)?;
         merge(&mut value, changes);
-        Ok(read::read(value)?)
+        Ok(read(value)?)
     }
 
     /// The whole config as indented JSON.
@@ -109,6 +112,7 @@ impl Config {
         self.training.validate()?;
         self.distillation.validate(self.model.layers)?;
         self.data.validate()?;
+        self.foundry.validate()?;
         ensure!(
             self.training.seq_len <= self.model.max_seq,
             "training.seq_len is {}, it must be at most model.max_seq {}",
@@ -121,7 +125,7 @@ impl Config {
 
 /// Puts `changes` over `base`, key by key. An object whose `kind` changes replaces the old one, since the other
 /// keys belong to the old kind.
-fn merge(base: &mut Value, changes: Value) {
+pub(crate) fn merge(base: &mut Value, changes: Value) {
     match (base, changes) {
         (Value::Object(base), Value::Object(changes))
             if changes.get("kind").is_none_or(|kind| base.get("kind") == Some(kind)) =>

@@ -72,6 +72,7 @@ fn tiny() -> Config {
             ..DistillationConfig::default()
         },
         data: DataConfig { fim_rate: 0.0, ..DataConfig::default() },
+        ..Config::default()
     }
 }
 

@@ -1,0 +1,93 @@
+//! `distillix foundry`: one file a subcommand.
+
+mod exec;
+mod teachers;
+
+use super::{Output, WrongUse};
+use crate::foundry::config::FoundryConfig;
+use crate::smelter::config::Config;
+use anyhow::{Context, Result};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Makes training data: prompts, teachers that answer them, cleaning, and code that is run before it is trusted.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    Exec(exec::Args),
+    Teachers(teachers::Args),
+}
+
+pub(super) fn run(command: &Command) -> Result<ExitCode> {
+    match command {
+        Command::Exec(args) => exec::run(args),
+        Command::Teachers(args) => teachers::run(args),
+    }
+}
+
+/// The arguments that say who the teachers are and how to use them.
+#[derive(Debug, clap::Args)]
+struct FoundryArgs {
+    /// A teacher: opencode:URL#PROVIDER/MODEL, or openai:URL#MODEL with the URL up to /v1. Repeatable.
+    #[arg(long = "teacher", value_name = "TEACHER")]
+    teachers: Vec<String>,
+    /// Name of the environment variable that holds the key or password of the teachers.
+    #[arg(long, value_name = "VARIABLE")]
+    key_env: Option<String>,
+    /// A file that holds it.
+    #[arg(long, value_name = "FILE", conflicts_with = "key_env")]
+    key_file: Option<PathBuf>,
+    /// A JSON file with keys to change, in the section foundry (`distillix config` prints all).
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Change one key of the config, as in foundry.temperature=0.2. Repeatable.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<String>,
+}
+
+/// Makes an error one of wrong use.
+fn wrong(error: anyhow::Error) -> anyhow::Error {
+    WrongUse(format!("{error:#}")).into()
+}
+
+impl FoundryArgs {
+    /// The foundry's config, teachers of the command line included.
+    fn config(&self) -> Result<FoundryConfig> {
+        let mut config = self.config_of_file()?;
+        for spec in &self.teachers {
+            config.add_teacher(spec).context("--teacher").map_err(wrong)?;
+        }
+        config.validate().map_err(wrong)?;
+        Ok(config)
+    }
+
+    /// The same without them.
+    fn config_of_file(&self) -> Result<FoundryConfig> {
+        let mut config = Config::default();
+        if let Some(path) = &self.config {
+            config = config.with_file(path).map_err(wrong)?;
+        }
+        for setting in &self.settings {
+            config = config.with_setting(setting).map_err(wrong)?;
+        }
+        let mut config = config.foundry;
+        if let Some(name) = &self.key_env {
+            config.defaults.key_env = Some(name.clone());
+        }
+        if let Some(path) = &self.key_file {
+            config.defaults.key_file = Some(path.clone());
+        }
+        Ok(config)
+    }
+}
+
+/// Runs what waits for servers.
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the threads that talk to servers")?;
+    let result = runtime.block_on(work);
+    // Lookups of names that hang must not keep the program.
+    runtime.shutdown_background();
+    result
+}

@@ -1,0 +1,79 @@
+//! A record on its way through the stages.
+
+use crate::foundry::language::Language;
+use crate::foundry::record::Record;
+use crate::foundry::syntax::Syntax;
+use std::cell::OnceCell;
+
+/// A record, with what stages found out about it.
+#[derive(Debug)]
+pub struct Draft {
+    record: Record,
+    syntax: OnceCell<Option<Syntax>>,
+    /// True once a stage changed the record.
+    pub(super) changed: bool,
+    /// Hash of the content, for exact duplicates.
+    pub(super) content: u128,
+    /// Signature of the content, for near duplicates.
+    pub(super) signature: Option<Box<super::near::Signature>>,
+}
+
+impl Draft {
+    /// A draft of a record that no stage has seen.
+    pub fn new(record: Record) -> Self {
+        Self { record, syntax: OnceCell::new(), changed: false, content: 0, signature: None }
+    }
+
+    /// The record.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// The record, to change anything but its body and language.
+    pub fn record_mut(&mut self) -> &mut Record {
+        &mut self.record
+    }
+
+    /// What is learned from the record; empty if it has none.
+    pub fn body(&self) -> &str {
+        self.record.body().unwrap_or_default()
+    }
+
+    /// Replaces the body. What was known of the old one is forgotten.
+    pub fn set_body(&mut self, body: String) {
+        if let Some(old) = self.record.body_mut() {
+            *old = body;
+            self.record.fim_spans.clear();
+            self.syntax = OnceCell::new();
+            self.changed = true;
+        }
+    }
+
+    /// The language that the record names, if it is one of ours.
+    pub fn language(&self) -> Option<Language> {
+        Language::from_name(self.record.language.as_deref()?)
+    }
+
+    /// Sets the language.
+    pub fn set_language(&mut self, language: Language) {
+        if self.language() != Some(language) {
+            self.syntax = OnceCell::new();
+        }
+        self.record.language = Some(language.name().to_owned());
+    }
+
+    /// The syntax tree of the body, parsed once. `None` without a language of ours, or for a body that is too long to parse.
+    pub fn syntax(&self) -> Option<&Syntax> {
+        self.syntax.get_or_init(|| Syntax::parse(self.language()?, self.body())).as_ref()
+    }
+
+    /// Notes what a check said.
+    pub fn note(&mut self, check: &str, said: impl Into<serde_json::Value>) {
+        self.record.checks.insert(check.to_owned(), said.into());
+    }
+
+    /// The record as the stages left it.
+    pub fn into_record(self) -> Record {
+        self.record
+    }
+}

@@ -1,0 +1,201 @@
+//! What the sandbox says of honest samples: right ones, wrong ones, and those that only look finished.
+
+use super::sandbox;
+use distillix::foundry::sandbox::{Limits, Outcome, Sandbox, Verdict};
+use std::time::Instant;
+
+const ADD: &str = "def add(a, b):\n    return a + b\n";
+
+fn judge(sandbox: &Sandbox, code: &str, tests: Option<&str>) -> Verdict {
+    sandbox.run(code, tests, &Limits::default()).expect("the sandbox works")
+}
+
+#[test]
+fn tests_decide() {
+    let Some(sandbox) = sandbox(&[]) else { return };
+    use Outcome::*;
+    let class = "class Point:\n    def __init__(self, x): self.x = x\n";
+    for (code, tests, expected, reason) in [
+        (ADD, "assert add(2, 2) == 4", Pass, ""),
+        (ADD, "assert add(2, 2) == 5", Fail, "assert add(2, 2) == 5"),
+        (ADD, "assert add(2, 2) == 5, 'two and two'", Fail, "two and two"),
+        (ADD, "add(1, '1')", Fail, "TypeError"),
+        (ADD, "assert substract(2, 2) == 0", Fail, "NameError"),
+        // Tests in the shapes in which people and teachers write them.
+        (ADD, "def test_add():\n    assert add(1, 1) == 2", Pass, ""),
+        (ADD, "def test_add():\n    assert add(1, 1) == 3", Fail, "assert add(1, 1) == 3"),
+        (ADD, "def check(f):\n    assert f(1, 1) == 2\ncheck(add)", Pass, ""),
+        (ADD, "def check(f):\n    assert f(1, 1) == 3\ncheck(add)", Fail, "AssertionError"),
+        (ADD, "from solution import add as plus\nassert plus(1, 1) == 2", Pass, ""),
+        (
+            ADD,
+            "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(add(1, 1), 2)",
+            Pass,
+            "",
+        ),
+        (
+            ADD,
+            "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(add(1, 1), 3)",
+            Fail,
+            "1 of 1 unit tests",
+        ),
+        (
+            ADD,
+            "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(add(1, 1), 2)\nunittest.main()",
+            Pass,
+            "",
+        ),
+        (
+            ADD,
+            "import unittest\nclass T(unittest.TestCase):\n    def test(self): self.assertEqual(add(1, 1), 3)\nif __name__ == '__main__':\n    unittest.main()",
+            Fail,
+            "SystemExit",
+        ),
+        (ADD, "def check(f):\n    assert f(1, 1) == 3", Error, "check nothing"),
+        (ADD, "assert add(2, 2) == ", Error, "the tests are not Python"),
+        ("def add(a, b) return a + b", "assert add(2, 2) == 4", Error, "not Python: SyntaxError"),
+        ("def add(a, b):\n    return a\0+ b", "assert add(2, 2) == 4", Error, "not Python"),
+        ("def add(a, b):\n    return eval('a +')", "add(2, 2)", Fail, "SyntaxError"),
+        (class, "import pickle\nassert pickle.loads(pickle.dumps(Point(3))).x == 3", Pass, ""),
+        ("count = 0\ndef up():\n    global count\n    count += 1", "up()\nassert count == 1", Pass, ""),
+        // A program's main part is not what is tested.
+        (
+            "def one(): return 1\nif __name__ == '__main__':\n    print(input())",
+            "assert one() == 1",
+            Pass,
+            "",
+        ),
+        // Ends that look like success.
+        (
+            "import sys\ndef add(a, b): return 0\nsys.exit(0)",
+            "assert add(2, 2) == 4",
+            Fail,
+            "before its tests",
+        ),
+        ("import os\nos._exit(0)", "assert add(2, 2) == 4", Fail, "before its tests"),
+        ("import os\ndef add(a, b): os._exit(0)", "assert add(2, 2) == 4", Fail, "before its tests"),
+        ("import sys\ndef add(a, b): sys.exit(0)", "assert add(2, 2) == 4", Fail, "SystemExit"),
+        ("def add(a, b): raise KeyboardInterrupt", "add(2, 2)", Fail, "KeyboardInterrupt"),
+        (
+            "import os\nos.write(3, b'pass\\npass 0\\n')\nos._exit(0)",
+            "assert False",
+            Fail,
+            "before its tests",
+        ),
+        ("import os\nos.close(3)", "assert False", Fail, "ended with status 1"),
+        ("import atexit, os\natexit.register(os._exit, 0)\nassert False", "pass", Fail, "assert False"),
+        ("def f(): return [0] * (1 << 40)", "f()", Error, "needed more than 512 MiB"),
+        ("def f():\n    while True: pass", "f()", Timeout, "ran longer than 1 s"),
+    ] {
+        let limits =
+            Limits { wall_seconds: if expected == Timeout { 1.0 } else { 10.0 }, ..Limits::default() };
+        let verdict = sandbox.run(code, Some(tests), &limits).expect("the sandbox works");
+        let explain = format!("{code}\n---\n{tests}\n---\n{verdict:?}");
+        assert_eq!(verdict.verdict, expected, "{explain}");
+        assert!(
+            verdict.reason.contains(reason) && verdict.reason.is_empty() == (expected == Pass),
+            "{explain}"
+        );
+    }
+}
+
+#[test]
+fn programs_pass_by_their_status() {
+    let Some(sandbox) = sandbox(&[]) else { return };
+    for (code, expected, exit_code) in [
+        ("print('a')", Outcome::Pass, Some(0)),
+        ("raise SystemExit", Outcome::Pass, Some(0)),
+        ("raise SystemExit(3)", Outcome::Fail, Some(3)),
+        ("1 / 0", Outcome::Fail, Some(1)),
+        ("input()", Outcome::Fail, Some(1)),
+        ("if __name__ == '__main__':\n    raise SystemExit(4)", Outcome::Fail, Some(4)),
+        ("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)", Outcome::Error, None),
+    ] {
+        let verdict = judge(&sandbox, code, None);
+        assert_eq!((verdict.verdict, verdict.exit_code), (expected, exit_code), "{code}: {verdict:?}");
+    }
+    let verdict = judge(&sandbox, "import sys\nprint('out')\nprint('err', file=sys.stderr)\n1 / 0", None);
+    assert_eq!(verdict.stdout, "out\n");
+    assert!(
+        verdict.stderr.starts_with("err\nTraceback") && verdict.stderr.contains("    1 / 0\n"),
+        "{verdict:?}"
+    );
+    assert!(
+        !verdict.stderr.contains("<string>"),
+        "the driver's own frames are not shown: {}",
+        verdict.stderr
+    );
+}
+
+/// What honest code does, and the sandbox must not get in the way of.
+#[test]
+fn ordinary_programs_run() {
+    for without in [&[][..], &super::NAMESPACES] {
+        let Some(sandbox) = sandbox(without) else { return };
+        for code in [
+            "import asyncio\nasync def f():\n    await asyncio.sleep(0.01)\n    return 5\nassert asyncio.run(f()) == 5",
+            "import subprocess, sys\nout = subprocess.run([sys.executable, '-c', 'print(5)'], capture_output=True, check=True)\nassert out.stdout == b'5\\n'",
+            "import threading\nt = threading.Thread(target=print)\nt.start()\nt.join()",
+            "from concurrent.futures import ThreadPoolExecutor as P\nwith P(4) as p:\n    assert list(p.map(abs, [-1])) == [1]",
+            "import tempfile, pathlib, shutil\nd = tempfile.mkdtemp()\np = pathlib.Path(d, 'a')\np.write_text('x')\nassert p.read_text() == 'x'\nshutil.rmtree(d)",
+            "import sqlite3\nc = sqlite3.connect(':memory:')\nassert c.execute('select 1').fetchone() == (1,)",
+            "import json, re, datetime, decimal, fractions, random, statistics, hashlib, zlib, csv, textwrap, uuid\nuuid.uuid4()",
+            "import inspect\ndef f():\n    return 1\nassert inspect.isfunction(f)",
+            "import signal, time\nsignal.signal(signal.SIGALRM, lambda *_: None)\nsignal.setitimer(signal.ITIMER_REAL, 0.01)\ntime.sleep(0.1)",
+            "open('a.py', 'w').write('x = 5')\nimport a\nassert a.x == 5",
+            "import os\npid = os.fork()\nif pid == 0:\n    os._exit(7)\nassert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7",
+        ] {
+            let verdict = judge(&sandbox, code, None);
+            assert!(verdict.passed(), "{code}\n{verdict:?}");
+        }
+    }
+    let Some(sandbox) = sandbox(&[]) else { return };
+    let pool = "import multiprocessing as m\nif __name__ == '__main__':\n    with m.get_context('fork').Pool(2) as p:\n        assert p.map(abs, [-1, -2]) == [1, 2]";
+    let verdict = judge(&sandbox, pool, None);
+    assert!(verdict.passed() || sandbox.layers().missing().count() > 1, "{verdict:?}");
+}
+
+#[test]
+fn verdicts_are_the_same_every_time() {
+    let Some(sandbox) = sandbox(&[]) else { return };
+    let code = "print({'a', 'b', 'c', 'd', 'e'}, hash('x'))";
+    let first = judge(&sandbox, code, None).stdout;
+    assert!((0..3).all(|_| judge(&sandbox, code, None).stdout == first));
+}
+
+#[test]
+fn many_run_at_once() {
+    let Some(sandbox) = sandbox(&[]) else { return };
+    let codes: Vec<String> = (0..40).map(|n| format!("import time\ntime.sleep(0.05)\nprint({n})")).collect();
+    let samples: Vec<(&str, Option<&str>)> = codes.iter().map(|code| (code.as_str(), None)).collect();
+    let begin = Instant::now();
+    let verdicts = sandbox.run_all(&samples, &Limits::default(), 8);
+    println!("{:.1} runs/s", 40.0 / begin.elapsed().as_secs_f64());
+    assert_eq!(verdicts.len(), 40);
+    for (n, verdict) in verdicts.iter().enumerate() {
+        assert_eq!(verdict.as_ref().expect("the sandbox works").stdout, format!("{n}\n"));
+    }
+}
+
+#[test]
+fn large_code_tests_and_output_get_through() {
+    let Some(sandbox) = sandbox(&[]) else { return };
+    let code = format!("text = '''{}'''\nprint('y' * 200_000)", "x".repeat(1 << 20));
+    let tests = format!("assert text == '''{}'''", "x".repeat(1 << 20));
+    let verdict = judge(&sandbox, &code, Some(&tests));
+    assert!(verdict.passed(), "{}", verdict.reason);
+    assert_eq!(verdict.stdout.len(), 200_001);
+}
+
+#[test]
+fn limits_that_nothing_could_keep_are_errors() {
+    let Some(sandbox) = sandbox(&[]) else { return };
+    for limits in [
+        Limits { wall_seconds: f64::NAN, ..Limits::default() },
+        Limits { wall_seconds: 0.0, ..Limits::default() },
+        Limits { memory_bytes: 1, ..Limits::default() },
+        Limits { processes: 0, ..Limits::default() },
+    ] {
+        assert!(sandbox.run("pass", None, &limits).is_err(), "{limits:?}");
+    }
+}
