@@ -5,6 +5,7 @@ use super::{DeviceArg, Output, WrongUse, threads};
 use crate::smelter::config::Config;
 use crate::smelter::data::SourceConfig;
 use crate::smelter::metrics::{Line, Validation};
+use crate::smelter::plan::parse_bytes;
 use crate::smelter::train::{Event, Options, Outcome, train};
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -66,6 +67,13 @@ pub(super) struct Args {
     /// auto, cpu or cuda[:N].
     #[arg(long, default_value = "auto")]
     device: DeviceArg,
+    /// Most memory of the GPU that the process takes, as in 8GiB; micro-batches and recomputation are chosen to fit.
+    /// Without it, what is free.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    memory_limit: Option<usize>,
+    /// Run by this plan, `plan.json` of another run's folder, instead of choosing micro-batches and algorithms.
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
     /// Threads to compute with; results do not depend on it.
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
@@ -76,7 +84,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     threads::set(args.threads)?;
-    args.device.open()?;
+    let device = args.device.open()?;
     if let Some(out) = args.out.as_ref().filter(|out| args.resume && !out.exists()) {
         return Err(WrongUse(format!("there is no run to resume: {} does not exist", out.display())).into());
     }
@@ -86,6 +94,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         out: args.out.clone().unwrap_or_else(|| free_folder(&name)),
         resume: args.resume,
         init: args.init.clone(),
+        device,
+        memory_limit: args.memory_limit,
+        plan: args.plan.clone(),
         stop: Arc::new(AtomicBool::new(false)),
     };
     // Once steps are made, the first signal asks for an end after the step. Before, and the second time, it ends at once.
@@ -183,6 +194,9 @@ const INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Record<'a> {
+    Plan {
+        plan: &'a str,
+    },
     Begin {
         step: u64,
         steps: u64,
@@ -251,6 +265,10 @@ impl Display {
 
     fn show(&mut self, event: Event<'_>) {
         match event {
+            Event::Planned(plan) => {
+                self.record(&Record::Plan { plan });
+                self.say(plan);
+            }
             Event::Data(progress) => {
                 let total = progress.total;
                 self.data.get_or_insert_with(|| Progress::new("tokenizing", Some(total))).at(progress.done);

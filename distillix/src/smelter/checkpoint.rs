@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use tensor::Device;
 use tensor::io::SafeTensors;
 
 const PREFIX: &str = "step-";
@@ -107,7 +108,8 @@ pub fn save(run: &RunFolder, config: &Config, trainer: &Trainer, state: &State) 
 /// An update from finite gradients can still overflow where rates are absurd; such weights must not replace good ones.
 fn check_finite(trainer: &Trainer) -> Result<()> {
     for param in trainer.student().params().iter() {
-        let finite = param.parameter.value.as_slice::<f32>()?.iter().all(|x| x.is_finite());
+        let value = param.parameter.value.to_device(&Device::Cpu)?;
+        let finite = value.as_slice::<f32>()?.iter().all(|x| x.is_finite());
         ensure!(finite, "{} has overflowed: lower the learning rates", param.name);
     }
     Ok(())

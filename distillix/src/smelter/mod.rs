@@ -6,6 +6,7 @@ pub mod data;
 pub mod evaluate;
 pub mod health;
 pub mod metrics;
+pub mod plan;
 pub mod run_folder;
 pub mod teacher;
 pub mod train;

@@ -66,6 +66,11 @@ impl RunFolder {
         self.path.join("config.json")
     }
 
+    /// How its steps run on the device.
+    pub fn plan(&self) -> PathBuf {
+        self.path.join("plan.json")
+    }
+
     /// The tokenizer.
     pub fn tokenizer(&self) -> PathBuf {
         self.path.join("tokenizer.json")

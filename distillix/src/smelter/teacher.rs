@@ -18,25 +18,25 @@ const WEIGHTS: &[u8] = include_bytes!("teacher/model.safetensors");
 const CONFIG: &str = include_str!("teacher/config.json");
 
 /// The teacher that the config names, if any.
-pub fn load(config: &DistillationConfig) -> Result<Option<RunModel>> {
+pub fn load(config: &DistillationConfig, device: &Device) -> Result<Option<RunModel>> {
     match config.teacher.as_deref() {
         None => Ok(None),
-        Some(name) => model(Path::new(name), &Device::Cpu).map(Some).context("the teacher"),
+        Some(name) => model(Path::new(name), device).map(Some).context("the teacher"),
     }
 }
 
 /// The model of a run folder, or the one inside the program if `path` is [`EMBEDDED`].
 pub fn model(path: &Path, device: &Device) -> Result<RunModel> {
     if path == Path::new(EMBEDDED) {
-        return embedded().context("the embedded model");
+        return embedded(device).context("the embedded model");
     }
     RunModel::load(path, device)
 }
 
-fn embedded() -> Result<RunModel> {
+fn embedded(device: &Device) -> Result<RunModel> {
     let config = Config::default().with_json(CONFIG, "config.json")?;
     let tokenizer = embedded_tokenizer()?;
-    let mut student = Student::new(config.model.clone(), tokenizer.len(), &Device::Cpu, |_, _, _| Ok(()))?;
+    let mut student = Student::new(config.model.clone(), tokenizer.len(), device, |_, _, _| Ok(()))?;
     let file = SafeTensors::from_bytes(WEIGHTS)?;
     student.params_mut().load(|name| file.info(name).map(|_| file.tensor(name)).transpose())?;
     Ok(RunModel { config, tokenizer, student, template: None })

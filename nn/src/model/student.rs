@@ -22,6 +22,8 @@ pub struct Student {
     norm: ParamId,
     lm_head: Option<ParamId>,
     rope: RopeTables,
+    /// Type of the activations.
+    compute: DType,
 }
 
 /// Tokens of a pass.
@@ -86,7 +88,7 @@ impl Student {
         let params = specs.build(config.linear == LinearKind::Ternary, device, init)?;
         let rope =
             RopeTables::new(0..config.max_seq, config.head_dim, config.rope_theta, DType::F32, device)?;
-        Ok(Student { config, vocab, params, embed_tokens, blocks, norm, lm_head, rope })
+        Ok(Student { config, vocab, params, embed_tokens, blocks, norm, lm_head, rope, compute: DType::F32 })
     }
 
     /// A model with normal weights of standard deviation `config.init_std`; each parameter has its own random stream.
@@ -116,6 +118,34 @@ impl Student {
     /// The trained tensors, for the optimizer.
     pub fn params_mut(&mut self) -> &mut Params {
         &mut self.params
+    }
+
+    /// Where the weights lie and the model runs.
+    pub fn device(&self) -> Device {
+        self.params.get(self.embed_tokens).parameter.value.device()
+    }
+
+    /// Type of the activations, f32 at first. The weights stay f32.
+    pub fn compute(&self) -> DType {
+        self.compute
+    }
+
+    /// Computes activations in `dtype`: f32, or bf16 on a GPU.
+    ///
+    /// # Errors
+    /// If it is another type, or bf16 on the CPU.
+    pub fn set_compute(&mut self, dtype: DType) -> Result<()> {
+        match (dtype, self.device()) {
+            (DType::F32, _) | (DType::BF16, Device::Cuda(_)) => {}
+            _ => return Err(Error::dtype("set_compute", "f32, or bf16 on a GPU", dtype)),
+        }
+        self.compute = dtype;
+        Ok(())
+    }
+
+    /// An empty cache for decoding up to `capacity` tokens of one sequence.
+    pub fn kv_cache(&self, capacity: usize) -> Result<KvCache> {
+        KvCache::new(&self.config, capacity, self.compute, &self.device())
     }
 
     fn head(&self) -> ParamId {
@@ -171,7 +201,7 @@ impl Student {
     fn embed<'m>(&'m self, tape: &mut Tape<'m>, input: &Input) -> Result<Var> {
         let table = tape.param(&self.params.get(self.embed_tokens).parameter);
         let ids = tape.constant(input.ids.clone());
-        tape.apply(Embedding::default(), &[&table, &ids])
+        tape.apply(Embedding { dtype: Some(self.compute) }, &[&table, &ids])
     }
 
     fn final_norm<'m>(&'m self, tape: &mut Tape<'m>, x: &Var) -> Result<Var> {
