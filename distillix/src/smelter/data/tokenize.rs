@@ -173,7 +173,7 @@ impl Input {
         }
         let text_bytes = match &document {
             Document::Plain { text, .. } => text.len(),
-            Document::Answered(pieces) => pieces
+            Document::Answered { pieces, .. } => pieces
                 .iter()
                 .map(|piece| match piece {
                     Piece::Text(text, _) => text.len(),
