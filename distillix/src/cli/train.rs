@@ -6,7 +6,9 @@ use crate::smelter::config::Config;
 use crate::smelter::data::SourceConfig;
 use crate::smelter::metrics::{Line, Validation};
 use crate::smelter::plan::parse_bytes;
+use crate::smelter::teacher::EMBEDDED;
 use crate::smelter::train::{Event, Options, Outcome, train};
+use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -89,6 +91,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         return Err(WrongUse(format!("there is no run to resume: {} does not exist", out.display())).into());
     }
     let (config, name) = config(args)?;
+    config.validate().map_err(WrongUse::from_error)?;
     let options = Options {
         config,
         out: args.out.clone().unwrap_or_else(|| free_folder(&name)),
@@ -126,10 +129,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 fn config(args: &Args) -> Result<(Config, String)> {
     let saved =
         args.out.as_ref().map(|out| out.join("config.json")).filter(|path| args.resume && path.exists());
-    let wrong = |error: anyhow::Error| anyhow::Error::new(WrongUse(format!("{error:#}")));
     let mut config = match (&saved, &args.preset, &args.config) {
         (Some(saved), None, None) => Config::default().with_file(saved)?,
-        _ => Config::preset(args.preset.as_deref().unwrap_or("tiny")).map_err(wrong)?,
+        _ => Config::preset(args.preset.as_deref().unwrap_or("tiny")).map_err(WrongUse::from_error)?,
     };
     if saved.is_none() && !args.data.is_empty() {
         // The preset's teacher knows the built-in curriculum, not this data.
@@ -159,9 +161,27 @@ fn config(args: &Args) -> Result<(Config, String)> {
         config.training.seed = seed;
     }
     for setting in &args.settings {
-        config = config.with_setting(setting).map_err(wrong)?;
+        config = config.with_setting(setting).map_err(WrongUse::from_error)?;
+    }
+    if saved.is_none() && init.is_none() && !says_vocab_size(args)? {
+        let teacher = config.distillation.teacher.as_ref().filter(|name| *name != EMBEDDED);
+        let of_teacher = teacher.map(|run| Path::new(run).join("tokenizer.json"));
+        // Where there is none, loading it says so better.
+        let exists = |path: &PathBuf| path.is_file() || path.join("tokenizer.json").is_file();
+        if let Some(tokenizer) = config.data.tokenizer.clone().or(of_teacher).filter(exists) {
+            config.model.vocab_size = Tokenizer::load(&tokenizer)?.padded_len();
+        }
     }
     Ok((config, args.preset.clone().unwrap_or_else(|| "tiny".to_owned())))
+}
+
+/// Whether the arguments give `model.vocab_size` themselves; else it follows from the tokenizer.
+fn says_vocab_size(args: &Args) -> Result<bool> {
+    let set = args.settings.iter().any(|setting| setting.trim_start().starts_with("model.vocab_size"));
+    let Some(file) = &args.config else { return Ok(set) };
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let json: serde_json::Value = serde_json::from_str(&text)?;
+    Ok(set || json.pointer("/model/vocab_size").is_some())
 }
 
 /// `runs/NAME`, or the first `runs/NAME-2`, `-3`, … that holds no run.
@@ -270,8 +290,11 @@ impl Display {
                 self.say(plan);
             }
             Event::Data(progress) => {
-                let total = progress.total;
-                self.data.get_or_insert_with(|| Progress::new("tokenizing", Some(total))).at(progress.done);
+                let (stage, total) = (progress.stage, progress.total);
+                if self.data.as_ref().is_some_and(|shown| shown.label() != stage) {
+                    self.data = None;
+                }
+                self.data.get_or_insert_with(|| Progress::new(stage, Some(total))).at(progress.done);
                 if progress.done >= total {
                     self.data = None;
                 }

@@ -5,6 +5,7 @@ pub mod config;
 pub mod data;
 pub mod evaluate;
 pub mod health;
+pub mod inputs;
 pub mod metrics;
 pub mod plan;
 pub mod run_folder;

@@ -42,6 +42,24 @@ fn embedded(device: &Device) -> Result<RunModel> {
     Ok(RunModel { config, tokenizer, student, template: None })
 }
 
+/// A hash of the teacher's weights and dimensions, if there is one.
+pub fn hash(config: &DistillationConfig) -> Result<Option<String>> {
+    let Some(name) = config.teacher.as_deref() else { return Ok(None) };
+    let mut hasher = blake3::Hasher::new();
+    if name == EMBEDDED {
+        hasher.update(CONFIG.as_bytes()).update(WEIGHTS);
+    } else {
+        let folder = Path::new(name);
+        let model = Config::default().with_file(&folder.join("config.json"))?.model;
+        hasher.update(serde_json::to_string(&model)?.as_bytes());
+        let weights = folder.join("model.safetensors");
+        std::fs::File::open(&weights)
+            .and_then(|file| hasher.update_reader(file).map(drop))
+            .with_context(|| format!("cannot read {}", weights.display()))?;
+    }
+    Ok(Some(hasher.finalize().to_hex().to_string()))
+}
+
 /// The tokenizer of the built-in curriculum.
 pub fn embedded_tokenizer() -> Result<Tokenizer> {
     Tokenizer::from_bytes(builtin::TOKENIZER_JSON.as_bytes(), None).context("the embedded tokenizer")

@@ -6,6 +6,7 @@ use super::data::builtin::{self, Curriculum};
 use super::data::{Dataset, ExampleGenerator, Prefetch, Progress as DataProgress, SourceKind};
 use super::evaluate::{Exam, greedy, shares, validate};
 use super::health::Watch;
+use super::inputs::Inputs;
 use super::metrics::{Line, Metrics, Validation, Window};
 use super::plan::Plan;
 use super::run_folder::{RunFolder, write_whole};
@@ -14,6 +15,8 @@ use super::trainer::{StepReport, Trainer};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, bail, ensure};
 use nn::model::{ModelConfig, Student};
+use nn::params::Role;
+use nn::ternary::Ternary;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -326,19 +329,21 @@ impl Session {
                 &on_progress,
             )?
         };
-        let student = match init {
-            Some(init) if init.config.model.linear == config.model.linear => init.student,
-            Some(init) => {
-                let mut student =
-                    Student::new(config.model.clone(), tokenizer.len(), device, |_, _, value| {
-                        value.fill(0.0)
-                    })?;
-                let from = init.student.params();
-                student.params_mut().load(|name| Ok(from.find(name).map(|p| p.parameter.value.clone())))?;
-                student
+        let inputs = Inputs::of(&config.distillation, dataset.reports())?;
+        if resuming {
+            inputs.check(run)?;
+        }
+        let mut student = Student::random(config.model.clone(), tokenizer.len(), device, training.seed)?;
+        let from_teacher = teacher.as_ref().filter(|_| config.distillation.init);
+        if let Some(init) = &init {
+            start_from(&mut student, &init.student)?;
+        } else if let Some(teacher) = from_teacher {
+            if start_from(&mut student, &teacher.student)? == 0 {
+                on_event(Event::Warning(
+                    "no weight of the teacher has the dimensions of the student's, which starts from random ones",
+                ));
             }
-            None => Student::random(config.model.clone(), tokenizer.len(), device, training.seed)?,
-        };
+        }
         let is_builtin = config.data.sources.iter().any(|s| s.resolved_kind() == SourceKind::Builtin);
         let functions = training.eval_functions;
         let exam = (is_builtin && functions > 0)
@@ -360,6 +365,9 @@ impl Session {
             }
         }
         write_whole(&run.plan(), serde_json::to_string_pretty(&trainer.plan())?.as_bytes())?;
+        if !resuming {
+            inputs.save(run)?;
+        }
         write_whole(&run.chat_template(), config.data.template.as_bytes())?;
         // Last, so that a folder with a config has everything else.
         write_whole(&run.config(), config.to_json()?.as_bytes())?;
@@ -404,7 +412,7 @@ impl Session {
             )));
         }
         if first == 0 {
-            on_event(Event::Working("validating the untrained model"));
+            on_event(Event::Working("validating before the first step"));
             outcome.before = self.validate(self.trainer.student())?;
         } else if std::mem::take(&mut self.state.validation_due) {
             self.evaluate(first, on_event)?;
@@ -496,7 +504,14 @@ impl Session {
 
     /// Sets the result beside the teacher and the nearest neighbour.
     fn compare(&self, outcome: &mut Outcome, on_event: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<()> {
-        on_event(Event::Working("comparing with the teacher and the nearest neighbour"));
+        let others = [
+            self.trainer.teacher().map(|_| "the teacher"),
+            self.exam.as_ref().map(|_| "the nearest neighbour"),
+        ];
+        let others: Vec<&str> = others.into_iter().flatten().collect();
+        if !others.is_empty() {
+            on_event(Event::Working(&format!("comparing with {}", others.join(" and "))));
+        }
         outcome.teacher = self.trainer.teacher().map(|teacher| self.validate(teacher)).transpose()?.flatten();
         if let Some(exam) = &self.exam {
             let data = &self.config.data;
@@ -577,6 +592,23 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Takes over the weights that have the same name and dimensions in both; returns how many matrices.
+fn start_from(student: &mut Student, other: &Student) -> tensor::Result<usize> {
+    let mut taken = 0;
+    for param in student.params_mut().iter_mut() {
+        let value = &mut param.parameter.value;
+        let Some(from) = other.params().find(&param.name) else { continue };
+        if from.parameter.value.dims() == value.dims() {
+            value.copy_from(&from.parameter.value)?;
+            if let Some(ternary) = &mut param.ternary {
+                *ternary = Ternary::new(value)?;
+            }
+            taken += usize::from(param.role != Role::Norm);
+        }
+    }
+    Ok(taken)
 }
 
 /// Training examples that the nearest-neighbour baseline chooses from.

@@ -102,7 +102,7 @@ impl Default for TrainingConfig {
             keep_checkpoints: 3,
             eval_every: 500,
             eval_batches: 0,
-            eval_functions: 400,
+            eval_functions: 1000,
             sample_every: 500,
             log_every: 10,
             max_bad_steps: 10,
