@@ -66,6 +66,7 @@ fn an_error_is_one_line_and_exit_code_1() {
         assert_eq!(output.status.code(), Some(1));
         let error = text(&output.stderr);
         assert!(error.starts_with("error: ") && error.lines().count() == 1, "{error}");
+        assert!(error.matches("No such file").count() <= 1, "{error}");
         assert!(output.stdout.is_empty());
     }
 }

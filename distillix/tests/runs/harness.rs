@@ -65,7 +65,11 @@ impl Runs {
     pub fn distill(&self, out: &str, teacher: impl AsRef<OsStr>, settings: &[&str]) -> Train {
         let cache = format!("data.cache_dir={}", self.path("cache").display());
         let train = Train::new().arg("--out").arg(self.path(out)).arg("--teacher").arg(teacher).arg("--data");
-        train.arg(self.path("data.jsonl")).set(&TINY).set(&["data.fim_rate=0", &cache]).set(settings)
+        train
+            .arg(self.path("data.jsonl"))
+            .set(&TINY)
+            .set(&["data.fim_rate=0", "distillation.init=false", &cache])
+            .set(settings)
     }
 
     /// The same without a teacher.
