@@ -166,10 +166,12 @@ impl HeadLoss {
         // A block reads its row from shared memory if two of them fit a multiprocessor.
         let row = 16 * packs(stride, dtype);
         let cached = 2 * (row + 2048) <= gpu.shared_memory() as usize;
+        // Alive until the launch.
+        let (uld, top);
         let (launch, top_k) = match teacher {
             Some(teacher) => {
-                let uld = self.terms.iter().find(|(_, loss)| matches!(loss, Loss::Uld(_)));
-                let uld = uld.map(|(_, loss)| self.uld(gpu, logits, teacher, first, loss)).transpose()?;
+                let term = self.terms.iter().find(|(_, loss)| matches!(loss, Loss::Uld(_)));
+                uld = term.map(|(_, loss)| self.uld(gpu, logits, teacher, first, loss)).transpose()?;
                 let signs = self.terms.iter().any(|(_, loss)| matches!(loss, Loss::Tvd(_) | Loss::Uld(_)));
                 let launch = match signs {
                     true => gpu.kernel("head_loss_signs", "head_loss_signs", dtype)?,
@@ -185,7 +187,7 @@ impl HeadLoss {
                 (launch.value(teacher.softcap as f32), 0)
             }
             None => {
-                let top = match &self.teacher {
+                top = match &self.teacher {
                     Some(Teacher::TopK { ids, log_probs }) => {
                         Some((ids.contiguous()?, log_probs.contiguous()?))
                     }
