@@ -1,7 +1,7 @@
 //! `distillix foundry generate`.
 
 use super::display::Display;
-use super::{FoundryArgs, Output, block_on, wrong};
+use super::{FoundryArgs, Output, beside, block_on, wrong};
 use crate::cli::WrongUse;
 use crate::foundry::config::FoundryConfig;
 use crate::foundry::derive::{self, derive};
@@ -10,7 +10,7 @@ use crate::foundry::output::SetWriter;
 use crate::foundry::prompts::{Prompt, file};
 use crate::foundry::tester::SandboxTester;
 use anyhow::{Context, Result};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -142,13 +142,6 @@ fn config(args: &Args) -> Result<FoundryConfig> {
     config.max_requests = args.max_requests.or(config.max_requests);
     config.validate().map_err(wrong)?;
     Ok(config)
-}
-
-/// The store that belongs to an output.
-fn beside(output: &Path) -> PathBuf {
-    let mut path = output.as_os_str().to_owned();
-    path.push(".foundry");
-    path.into()
 }
 
 /// The prompts of all files, one file after the other.
