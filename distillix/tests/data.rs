@@ -284,6 +284,38 @@ fn own_spans_are_used_for_about_half() {
 }
 
 #[test]
+fn code_of_answers_is_filled_in_beside_them() {
+    let mut bench = Bench::new();
+    let lines: String = (0..200)
+        .map(|i| {
+            let response = format!("é def abc{i}(): return xy{i}");
+            format!("{}\n", json!({"prompt": format!("p{i}"), "response": response, "fim_spans": [[2, 5]]}))
+        })
+        .collect();
+    bench.file("a.jsonl", lines);
+    (bench.config.fim_rate, bench.config.validation_fraction) = (0.5, 0.0);
+    let data = bench.dataset(512);
+    let fim = bench.tokenizer.fim();
+    let pieces: Vec<Vec<i32>> = epoch(&data, 0)
+        .iter()
+        .flat_map(segments)
+        .map(|(ids, _)| ids)
+        .filter(|ids| ids[0] != fim.pad as i32)
+        .collect();
+    let fill_ins: Vec<&Vec<i32>> = pieces.iter().filter(|ids| ids.contains(&(fim.prefix as i32))).collect();
+    assert_eq!(pieces.len() - fill_ins.len(), 200, "every answer is there");
+    assert!((75..125).contains(&fill_ins.len()), "{}", fill_ins.len());
+    let middle = |ids: &&&Vec<i32>| {
+        let at = ids.iter().position(|id| *id == fim.middle as i32).map_or(ids.len(), |at| at + 1);
+        matches!(bench.decode(&ids[at..]).trim_start(), "def" | "é def")
+    };
+    let own = fill_ins.iter().filter(middle).count();
+    assert!((25..75).contains(&own), "{own} of {}", fill_ins.len());
+    // The prompt is no part of a fill-in.
+    assert!(!pieces.iter().any(|ids| bench.decode(ids).contains("p0") && ids.contains(&(fim.prefix as i32))));
+}
+
+#[test]
 fn only_answers_are_trained_on() {
     let mut bench = Bench::new();
     let lines: String = (0..50)

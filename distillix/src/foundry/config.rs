@@ -385,6 +385,7 @@ impl FoundryConfig {
     pub fn validate(&self) -> Result<()> {
         self.defaults.validate("foundry.defaults", true)?;
         self.resolved_teachers()?;
+        self.clean.validate()?;
         ensure!(
             (1..=1024).contains(&self.samples),
             "foundry.samples is {}, it must be from 1 to 1024",

@@ -13,8 +13,10 @@ pub const MAX_BYTES: usize = 4 << 20;
 pub struct Syntax {
     /// The tree. Its offsets are bytes of the text.
     pub tree: Tree,
-    /// Bytes that do not fit the grammar, in order; empty where something is missing.
+    /// Ranges that do not fit the grammar, in order; empty where something is missing.
     pub errors: Vec<Range<usize>>,
+    /// Bytes within these that are not part of something that does fit.
+    pub wrong_bytes: usize,
 }
 
 impl Syntax {
@@ -26,7 +28,8 @@ impl Syntax {
         let mut best: Option<Self> = None;
         for grammar in language.grammars() {
             let Some(tree) = parse_with(&grammar, text) else { continue };
-            let syntax = Self { errors: errors(language, &tree), tree };
+            let (errors, wrong_bytes) = errors(language, &tree);
+            let syntax = Self { tree, errors, wrong_bytes };
             if best.as_ref().is_none_or(|best| syntax.errors.len() < best.errors.len()) {
                 best = Some(syntax);
             }
@@ -72,8 +75,8 @@ fn visit_nodes<'tree>(tree: &'tree Tree, mut visit: impl FnMut(Node<'tree>) -> b
     }
 }
 
-fn errors(language: Language, tree: &Tree) -> Vec<Range<usize>> {
-    let mut errors = Vec::new();
+fn errors(language: Language, tree: &Tree) -> (Vec<Range<usize>>, usize) {
+    let (mut errors, mut wrong) = (Vec::new(), 0);
     visit_nodes(tree, |node| {
         // The grammar of Python lets a block be empty, Python does not.
         let is_empty_block = || {
@@ -82,11 +85,16 @@ fn errors(language: Language, tree: &Tree) -> Vec<Range<usize>> {
         };
         if node.is_error() || node.is_missing() || (language == Language::Python && is_empty_block()) {
             errors.push(node.byte_range());
+            // Where a grammar loses its way, the error may begin with the file, and hold much that is right.
+            let mut cursor = node.walk();
+            let right = node.named_children(&mut cursor).filter(|child| !child.is_error());
+            wrong +=
+                node.byte_range().len().saturating_sub(right.map(|child| child.byte_range().len()).sum());
             return false;
         }
         node.has_error() || language == Language::Python
     });
-    errors
+    (errors, wrong)
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! Text as a sequence of hashed tokens, for comparing texts.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+
 /// Mixes a number so that each of its bits depends on all (the finalizer of MurmurHash3).
 #[inline(always)]
 pub fn mix(mut x: u64) -> u64 {
@@ -23,18 +26,34 @@ pub fn hash(bytes: &[u8]) -> u64 {
 
 /// A hash of the lower case of a word.
 pub fn hash_word(word: &str) -> u64 {
-    if word.bytes().all(|byte| byte.is_ascii_digit() || byte.is_ascii_lowercase() || byte == b'_') {
-        return hash(word.as_bytes());
-    }
-    if word.is_ascii() {
-        hash(word.to_ascii_lowercase().as_bytes())
-    } else {
-        hash(word.to_lowercase().as_bytes())
+    let mut lower = [0; 64];
+    match lower.get_mut(..word.len()) {
+        Some(lower) if word.is_ascii() => {
+            lower.copy_from_slice(word.as_bytes());
+            lower.make_ascii_lowercase();
+            hash(lower)
+        }
+        _ => hash(word.to_lowercase().as_bytes()),
     }
 }
 
-fn is_word(c: char) -> bool {
-    c == '_' || c.is_alphanumeric()
+/// The length in bytes of the word that `text` begins with, 0 if it begins with none.
+fn word_len(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let mut at = 0;
+    while let Some(byte) = bytes.get(at) {
+        if byte.is_ascii_alphanumeric() || *byte == b'_' {
+            at += 1;
+        } else if byte.is_ascii() {
+            break;
+        } else {
+            match text[at..].chars().next() {
+                Some(c) if c.is_alphanumeric() => at += c.len_utf8(),
+                _ => break,
+            }
+        }
+    }
+    at
 }
 
 /// Words (runs of letters, digits and `_`) and single other characters, without blank space.
@@ -43,9 +62,8 @@ pub fn tokens(text: &str) -> impl Iterator<Item = &str> {
     std::iter::from_fn(move || {
         rest = rest.trim_start();
         let first = rest.chars().next()?;
-        let len =
-            if is_word(first) { rest.find(|c| !is_word(c)).unwrap_or(rest.len()) } else { first.len_utf8() };
-        let (token, after) = rest.split_at(len);
+        let word = word_len(rest);
+        let (token, after) = rest.split_at(if word > 0 { word } else { first.len_utf8() });
         rest = after;
         Some(token)
     })
@@ -53,7 +71,41 @@ pub fn tokens(text: &str) -> impl Iterator<Item = &str> {
 
 /// The words of a text alone.
 pub fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|c| !is_word(c)).filter(|word| !word.is_empty())
+    tokens(text).filter(|token| word_len(token) > 0)
+}
+
+/// Hashes of all runs of `len` tokens, in order.
+pub fn runs(tokens: &[u64], len: usize) -> impl Iterator<Item = u64> + '_ {
+    // Factors that differ a place, so that the order of the tokens counts.
+    let factor = |at: usize| mix(at as u64 + 1) | 1;
+    tokens.windows(len).map(move |run| {
+        let sum = run
+            .iter()
+            .enumerate()
+            .fold(0u64, |sum, (at, token)| sum.wrapping_add(token.wrapping_mul(factor(at))));
+        mix(sum)
+    })
+}
+
+/// A map from keys that are hashes already.
+pub type HashedMap<T> = HashMap<u64, T, BuildHasherDefault<AsIs>>;
+
+/// Takes a hash for what it is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 = hash(bytes);
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
 }
 
 #[cfg(test)]

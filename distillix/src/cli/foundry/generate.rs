@@ -7,7 +7,7 @@ use crate::foundry::config::FoundryConfig;
 use crate::foundry::derive::{self, derive};
 use crate::foundry::generate::{Ended, Event, Options, Summary, generate};
 use crate::foundry::output::SetWriter;
-use crate::foundry::prompts::{Prompt, file};
+use crate::foundry::prompts::{Prompt, builtin, file};
 use crate::foundry::tester::SandboxTester;
 use anyhow::{Context, Result};
 use std::path::PathBuf;
@@ -21,13 +21,17 @@ use std::sync::atomic::AtomicBool;
 /// Ctrl-C waits for the requests under way, and writes the output; a second one ends at once, and loses nothing but them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  distillix foundry generate --prompts prompts.jsonl --teacher openai:http://127.0.0.1:8091/v1#smollm2 --output train.jsonl
+  distillix foundry generate --builtin 1000 --teacher openai:http://127.0.0.1:8091/v1#smollm2 --output train.jsonl
   distillix foundry generate --prompts prompts.jsonl --teacher opencode:http://127.0.0.1:4096#local/smollm2 --output train.jsonl
   distillix foundry generate --prompts p.jsonl --config teachers.json --strategy best_of_n --samples 4 --max-cost 5 --output train.parquet")]
 pub(in crate::cli) struct Args {
     /// JSONL with a `prompt`, and where wanted `id`, `tests` and `language`, on each line (.gz and .zst too). Repeatable.
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE", required_unless_present = "builtin")]
     prompts: Vec<PathBuf>,
+    /// N prompts of ours before those of files: tasks that we wrote, in nine languages, then variants of them and made-up ones.
+    /// Without N, every task that we wrote.
+    #[arg(long, value_name = "N", num_args = 0..=1)]
+    builtin: Option<Option<usize>>,
     /// The file to write: .jsonl, .jsonl.gz, .jsonl.zst or .parquet.
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
@@ -97,7 +101,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         tester: tester.tester(),
         stop: stop_on_signals()?,
     };
-    let prompts = prompts(&args.prompts);
+    let builtin = args.builtin.map(|count| count.unwrap_or(builtin::tasks().len()));
+    let ours = builtin.map(|count| builtin::prompts(0).take(count)).into_iter().flatten().map(Ok);
+    let prompts = ours.chain(prompts(&args.prompts));
     let summary = block_on(generate(options, prompts, &mut |event| {
         if let Event::Begin { .. } = event {
             display.store(&store);

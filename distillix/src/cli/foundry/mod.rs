@@ -1,9 +1,12 @@
 //! `distillix foundry`: one file a subcommand.
 
+mod clean;
 mod display;
 mod exec;
 mod export;
 mod generate;
+mod inspect;
+mod prompts;
 mod status;
 mod teachers;
 
@@ -20,7 +23,10 @@ pub(super) enum Command {
     Generate(generate::Args),
     Status(status::Args),
     Export(export::Args),
+    Clean(clean::Args),
     Exec(exec::Args),
+    Inspect(inspect::Args),
+    Prompts(prompts::Args),
     Teachers(teachers::Args),
 }
 
@@ -29,7 +35,10 @@ pub(super) fn run(command: &Command) -> Result<ExitCode> {
         Command::Generate(args) => generate::run(args),
         Command::Status(args) => status::run(args),
         Command::Export(args) => export::run(args),
+        Command::Clean(args) => clean::run(args),
         Command::Exec(args) => exec::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Prompts(args) => prompts::run(args),
         Command::Teachers(args) => teachers::run(args),
     }
 }

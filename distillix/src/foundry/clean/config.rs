@@ -28,7 +28,7 @@ pub struct CleanConfig {
     pub near_similarity: f64,
     /// Tokens in a shingle. Shingles do not go beyond a line.
     pub near_shingle: usize,
-    /// Most memory for finding near duplicates, in MB (650 bytes a kept record). Where it is full, the oldest are forgotten.
+    /// Most memory for finding near duplicates, in MB (0.8 kB a kept record). Where it is full, the oldest are forgotten.
     pub near_memory_mb: usize,
     /// Benchmarks that must not be trained on: JSONL files (`.gz`, `.zst`) in the form of HumanEval or MBPP.
     pub against: Vec<PathBuf>,
@@ -36,6 +36,10 @@ pub struct CleanConfig {
     pub against_share: f64,
     /// Most `fim_spans` of a record.
     pub fim_spans: usize,
+    /// Run Python records that have `tests`, in the sandbox, and drop those that do not pass.
+    pub execute: bool,
+    /// Seconds that a run may take.
+    pub execute_seconds: f64,
 }
 
 /// What to do with a record that holds a secret or an e-mail address.
@@ -79,12 +83,14 @@ impl Default for CleanConfig {
             max_chars: 1_000_000,
             secrets: SecretAction::Redact,
             licences: licences.map(str::to_owned).to_vec(),
-            near_similarity: 0.7,
+            near_similarity: 0.68,
             near_shingle: 5,
             near_memory_mb: 1500,
             against: Vec::new(),
             against_share: 0.6,
             fim_spans: 32,
+            execute: false,
+            execute_seconds: 10.0,
         }
     }
 }

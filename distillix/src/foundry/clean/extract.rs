@@ -46,10 +46,12 @@ impl Stage for Extract {
                 Some((Some(language), answer.clone()))
             }
             (_, None) if named.is_some() => unknown(&blocks, named.unwrap_or_default()),
-            _ => fenced(&blocks, wanted),
+            _ => longest_block(&blocks, wanted),
         };
-        let found =
-            found.filter(|(_, code)| wants_code || code.len() as f64 >= MIN_SHARE * answer.len() as f64);
+        let fenced: usize = blocks.iter().map(|fence| fence.range.len()).sum();
+        let found = found.filter(|(_, code)| {
+            wants_code || fenced.max(code.len()) as f64 >= MIN_SHARE * answer.len() as f64
+        });
         match found {
             Some((language, code)) => {
                 replace(draft, trimmed(&code));
@@ -103,7 +105,7 @@ fn longest<T>(all: impl Iterator<Item = T>, len: impl Fn(&T) -> usize) -> Option
 }
 
 /// The longest block in the wanted language; blocks that say no language are looked at.
-fn fenced(blocks: &[Fence<'_>], wanted: Option<Language>) -> Option<(Option<Language>, String)> {
+fn longest_block(blocks: &[Fence<'_>], wanted: Option<Language>) -> Option<(Option<Language>, String)> {
     let language = |fence: &Fence<'_>| match (Language::from_name(fence.tag), wanted) {
         (Some(language), _) => Some(language),
         (None, Some(wanted)) if fence.tag.is_empty() && is_valid(wanted, &fence.code) => Some(wanted),

@@ -3,7 +3,7 @@
 //! The share of orders in which two sets have the same minimum is their Jaccard similarity (Broder, "On the resemblance and
 //! containment of documents", 1997). Of each minimum 8 bits are kept (Li and König, "b-bit minwise hashing", 2010).
 
-use crate::foundry::tokens::{hash, mix, tokens};
+use crate::foundry::tokens::{hash, runs, tokens};
 use tensor::cpu::simd::dispatch;
 
 /// Orders.
@@ -56,11 +56,7 @@ pub fn shingles<'a>(texts: impl Iterator<Item = &'a str>, size: usize) -> Vec<u3
         if line_hashes.is_empty() {
             continue;
         }
-        for run in line_hashes.windows(size.min(line_hashes.len())) {
-            all.push(
-                mix(run.iter().fold(0, |state: u64, token| state.rotate_left(7).wrapping_add(*token))) as u32
-            );
-        }
+        all.extend(runs(&line_hashes, size.min(line_hashes.len())).map(|run| run as u32));
     }
     all.sort_unstable();
     all.dedup();

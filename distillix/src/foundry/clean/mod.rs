@@ -22,9 +22,12 @@
 //! the order of the records and on nothing else. Records that are duplicates of *dropped* ones are kept.
 
 mod config;
+mod contamination;
 mod draft;
 mod exact;
+mod execute;
 mod extract;
+mod files;
 mod length;
 mod licence;
 mod minhash;
@@ -34,11 +37,13 @@ mod refusal;
 mod repetition;
 mod report;
 mod secrets;
+mod spans;
 mod syntax;
 mod truncated;
 
 pub use config::{CleanConfig, SecretAction};
 pub use draft::Draft;
+pub use files::{Cleaned, Job, Progress, clean_files};
 pub use pipeline::{Dropped, Outcome, Pipeline};
 pub use report::{Example, Report, StageReport};
 
@@ -140,6 +145,23 @@ pub const STAGES: &[Entry] = &[
         name: "licence",
         about: "drops what names a licence that is not on the list",
         make: |config| some(licence::Licence::new(config)),
+    },
+    Entry {
+        name: "contamination",
+        about: "drops what holds a problem of a benchmark",
+        make: |config| {
+            Ok(contamination::Contamination::new(config)?.map(|stage| Box::new(stage) as Box<dyn Stage>))
+        },
+    },
+    Entry {
+        name: "execute",
+        about: "runs Python that has tests, and drops what does not pass (--execute)",
+        make: |config| Ok(execute::Execute::new(config)?.map(|stage| Box::new(stage) as Box<dyn Stage>)),
+    },
+    Entry {
+        name: "fim",
+        about: "marks parts of code that are worth filling in",
+        make: |config| Ok(spans::FimSpans::new(config).map(|stage| Box::new(stage) as Box<dyn Stage>)),
     },
     Entry {
         name: "exact",

@@ -1,5 +1,6 @@
 //! What the stages did.
 
+use crate::foundry::ingest::Unreadable;
 use crate::foundry::record::Record;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -75,6 +76,16 @@ impl StageReport {
                 detail: detail.to_owned(),
                 excerpt: record.body().unwrap_or_default().chars().take(EXCERPT).collect(),
             });
+        }
+    }
+
+    /// Counts what is no record.
+    pub(super) fn count_unreadable(&mut self, wrong: Unreadable) {
+        let Unreadable { place, reason, detail } = wrong;
+        self.dropped += 1;
+        *self.reasons.entry(reason).or_default() += 1;
+        if self.examples.len() < EXAMPLES {
+            self.examples.push(Example { id: place, source: None, reason, detail, excerpt: String::new() });
         }
     }
 }

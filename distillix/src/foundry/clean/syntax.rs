@@ -59,7 +59,7 @@ impl Stage for SyntaxCheck {
             return Ok(());
         }
         let errors = syntax.errors.len();
-        let wrong: usize = syntax.errors.iter().map(|range| range.len()).sum();
+        let wrong = syntax.wrong_bytes;
         let first = syntax.errors[0].start;
         let line = body[..first].matches('\n').count() + 1;
         let tolerated = !draft.record().is_answer() && (wrong as f64) < MAX_ERROR_SHARE * body.len() as f64;

@@ -1,5 +1,12 @@
 //! Prompts: what teachers are asked.
+//!
+//! * [`file`] reads them; [`builtin`] are our own, with variants without end.
+//! * [`code`] makes them of code, [`evolve`] of prompts, by a teacher.
 
+mod bug;
+pub mod builtin;
+pub mod code;
+pub mod evolve;
 pub mod file;
 
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,7 @@
 
 use super::config::SourceConfig;
 use anyhow::{Context, Result, bail};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Languages by name, with the extensions of their files.
 const LANGUAGES: [(&str, &[&str]); 25] = [
@@ -91,6 +91,13 @@ pub fn extensions(languages: &[String]) -> Result<Vec<&'static str>> {
         wanted = LANGUAGES.iter().flat_map(|(_, extensions)| extensions.iter().copied()).collect();
     }
     Ok(wanted)
+}
+
+/// The language of a file of code, by the extension of its name.
+pub fn language_of_file(path: &Path) -> Option<&'static str> {
+    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+    let found = LANGUAGES.iter().find(|(_, extensions)| extensions.contains(&extension.as_str()));
+    found.map(|(name, _)| *name)
 }
 
 /// The files of a source in order of path, without what `.gitignore` and `.ignore` files inside the folder and

@@ -16,7 +16,8 @@ pub struct DataConfig {
     /// What the built-in curriculum writes.
     pub builtin: super::builtin::Options,
     /// Share of plain documents that are turned into fill-in-the-middle form, half of them prefix-suffix-middle and
-    /// half suffix-prefix-middle. Prompt/response documents are never.
+    /// half suffix-prefix-middle. Prompt/response documents are never; those with `fim_spans` get one of their response beside
+    /// them.
     pub fim_rate: f64,
     /// Jinja template that renders `messages` and `prompt`/`response` lines, in the form of Hugging Face chat templates.
     /// It sees `messages`, `bos_token`, `eos_token`, `add_generation_prompt`, and `prompt` and `response` where a

@@ -16,7 +16,22 @@ pub enum Document {
         fim_spans: Vec<(usize, usize)>,
     },
     /// A rendered conversation, trained on in part; never turned into a fill-in.
-    Answered(Vec<Piece>),
+    Answered {
+        /// The pieces, prompt and all.
+        pieces: Vec<Piece>,
+        /// The response once more, if it is code of which the line says what makes good middles. At the configured rate a fill-in
+        /// of it is trained on beside the conversation.
+        code: Option<Code>,
+    },
+}
+
+/// Code and what makes good middles of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Code {
+    /// The code.
+    pub text: String,
+    /// Byte ranges that make good middles: on character boundaries, within the text.
+    pub fim_spans: Vec<(usize, usize)>,
 }
 
 /// One sequence of tokens, from BOS to EOS: a document, or a fill-in window of one.
@@ -56,7 +71,7 @@ impl Document {
             Self::Plain { text, .. } => {
                 hasher.update(text.as_bytes());
             }
-            Self::Answered(pieces) => {
+            Self::Answered { pieces, .. } => {
                 for piece in pieces {
                     let (text, tag) = match piece {
                         Piece::Text(text, trained) => (text.as_bytes(), u64::from(*trained)),
@@ -74,7 +89,7 @@ impl Document {
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Plain { text, .. } => text.is_empty(),
-            Self::Answered(pieces) => {
+            Self::Answered { pieces, .. } => {
                 !pieces.iter().any(|piece| matches!(piece, Piece::Text(_, true) | Piece::Token(_, true)))
             }
         }
@@ -87,14 +102,14 @@ impl Encoding<'_> {
         (hash as f64) < self.validation_fraction * 2f64.powi(64)
     }
 
-    /// The sequences of a document: one, or one for each window of a long fill-in.
+    /// The sequences of a document: one, or one for each window of a long fill-in; and the fill-ins of an answer's code.
     ///
     /// # Errors
     /// When a text cannot be tokenized.
     pub fn encode(&self, document: &Document) -> Result<Vec<Sequence>> {
         let (bos, eos) = (self.tokenizer.bos(), self.tokenizer.eos());
         match document {
-            Document::Answered(pieces) => {
+            Document::Answered { pieces, code } => {
                 let (mut ids, mut trained) = encode_pieces(self.tokenizer, pieces)?;
                 // What follows the last answer in the template would never be a target.
                 let end = trained.iter().rposition(|t| *t).map_or(ids.len(), |at| at + 1);
@@ -104,7 +119,15 @@ impl Encoding<'_> {
                     ids.push(eos);
                     trained.push(true);
                 }
-                Ok(vec![Sequence { ids, trained: Some(trained), fim: false }])
+                let mut sequences = vec![Sequence { ids, trained: Some(trained), fim: false }];
+                if let Some(code) = code {
+                    let hash = document.hash();
+                    let draws = Draws::new(self.seed, hash);
+                    if !self.is_validation(hash) && draws.is_fim(self.fim_rate) {
+                        sequences.extend(self.encode_fim(&code.text, &code.fim_spans, draws)?);
+                    }
+                }
+                Ok(sequences)
             }
             Document::Plain { text, fim_spans } => {
                 let hash = document.hash();

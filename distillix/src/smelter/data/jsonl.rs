@@ -1,6 +1,6 @@
 //! JSONL: one document a line, plain or compressed.
 
-use super::document::Document;
+use super::document::{Code, Document};
 use super::template::{Message, Piece, Template};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -16,7 +16,7 @@ struct Line {
     messages: Option<Vec<Message>>,
     prompt: Option<String>,
     response: Option<String>,
-    /// Ranges of characters of `text` that make good middles.
+    /// Ranges of characters of `text`, or of `response`, that make good middles.
     #[serde(default)]
     fim_spans: Vec<(usize, usize)>,
 }
@@ -104,9 +104,10 @@ pub fn texts(line: &[u8]) -> Result<Vec<String>> {
 /// # Errors
 /// When it is not UTF-8, not JSON, or has no or several forms. The caller adds file and line number.
 pub fn parse(line: &[u8], template: &Template, tokenizer: &Tokenizer) -> Result<Document> {
+    let mut code = None;
     let pieces = match read(line)? {
         Line { text: Some(text), messages: None, prompt: None, response: None, fim_spans } => {
-            let fim_spans = byte_spans(&text, &fim_spans)?;
+            let fim_spans = byte_spans("text", &text, &fim_spans)?;
             return Ok(Document::Plain { text, fim_spans });
         }
         Line { text: None, messages: Some(messages), prompt: None, response: None, .. } => {
@@ -116,22 +117,26 @@ pub fn parse(line: &[u8], template: &Template, tokenizer: &Tokenizer) -> Result<
             );
             template.render(tokenizer, &messages, false)?
         }
-        Line { text: None, messages: None, prompt: Some(prompt), response: Some(response), .. } => {
+        Line { text: None, messages: None, prompt: Some(prompt), response: Some(response), fim_spans } => {
+            if !fim_spans.is_empty() {
+                let fim_spans = byte_spans("response", &response, &fim_spans)?;
+                code = Some(Code { text: response.clone(), fim_spans });
+            }
             let message = |role: &str, content| Message { role: role.to_owned(), content };
             template.render(tokenizer, &[message("user", prompt), message("assistant", response)], false)?
         }
         _ => bail!("it needs either `text`, or `messages`, or `prompt` and `response`"),
     };
-    Ok(Document::Answered(pieces))
+    Ok(Document::Answered { pieces, code })
 }
 
 /// A document of a prompt and a response, one after the other with no template between.
 pub fn answered(prompt: String, response: String) -> Document {
-    Document::Answered(vec![Piece::Text(prompt, false), Piece::Text(response, true)])
+    Document::Answered { pieces: vec![Piece::Text(prompt, false), Piece::Text(response, true)], code: None }
 }
 
-/// Turns ranges of characters into ranges of bytes.
-fn byte_spans(text: &str, spans: &[(usize, usize)]) -> Result<Vec<(usize, usize)>> {
+/// Turns ranges of characters of a field into ranges of bytes.
+fn byte_spans(field: &str, text: &str, spans: &[(usize, usize)]) -> Result<Vec<(usize, usize)>> {
     if spans.is_empty() {
         return Ok(Vec::new());
     }
@@ -142,7 +147,7 @@ fn byte_spans(text: &str, spans: &[(usize, usize)]) -> Result<Vec<(usize, usize)
         .map(|&(start, end)| match (offsets.get(start), offsets.get(end)) {
             (Some(a), Some(b)) if a < b => Ok((*a, *b)),
             _ => bail!(
-                "fim_spans has [{start}, {end}], which is no range within the {} characters of `text`",
+                "fim_spans has [{start}, {end}], which is no range within the {} characters of `{field}`",
                 offsets.len() - 1
             ),
         })

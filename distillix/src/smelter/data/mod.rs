@@ -3,7 +3,8 @@
 //! * A document is plain (code or text, all of it trained on) or answered (a prompt with a response, or a conversation; only the
 //!   responses are trained on). Each becomes BOS … EOS; EOS is trained on, and the position of EOS predicts nothing.
 //! * Half of the plain documents (`data.fim_rate`) become fill-ins, once, when they are tokenized. FIM tokens are never targets: they are
-//!   what a user writes, not what a model answers. Answered documents never become fill-ins.
+//!   what a user writes, not what a model answers. Answered documents never become fill-ins; where one's
+//!   response is code with `fim_spans`, a fill-in of that code is added at the same rate.
 //! * About 1% of documents, by the hash of their content, are held out: the same ones for every seed, copies included, and never as
 //!   fill-ins.
 //! * Sources are tokenized once, into memory-mapped shards in a cache folder.
@@ -25,17 +26,19 @@ pub mod jsonl;
 mod order;
 mod pack;
 mod prefetch;
-mod random;
+pub(crate) mod random;
 mod shard;
 mod template;
 mod texts;
 mod tokenize;
 
 pub use batch::{Batch, IGNORE};
+pub use code::language_of_file;
 pub use config::{DataConfig, SourceConfig, SourceKind};
 pub use dataset::{Dataset, SourceReport, Step};
-pub use document::{Document, Encoding, Sequence};
+pub use document::{Code, Document, Encoding, Sequence};
 pub use generated::{Example, ExampleGenerator};
+pub use jsonl::open as open_lines;
 pub use prefetch::Prefetch;
 pub use shard::{Meta, Split};
 pub use template::{DEFAULT as DEFAULT_TEMPLATE, Message, Piece, Template};

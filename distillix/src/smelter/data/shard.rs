@@ -21,7 +21,7 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 /// Grows with every change to the format or to how documents become tokens.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Fewer held-out documents than this are topped up with others, as far as a tenth of the documents goes.
 const MIN_VALIDATION: usize = 8;
