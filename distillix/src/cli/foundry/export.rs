@@ -2,6 +2,7 @@
 
 use super::display::cleaning;
 use super::{ConfigArgs, Output, store_of, wrong};
+use crate::cli::progress::Progress;
 use crate::foundry::derive::{self, derive};
 use anyhow::Result;
 use serde_json::json;
@@ -34,7 +35,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let clean = args.config.foundry()?.clean;
     clean.validate().map_err(wrong)?;
     let options = derive::Options { clean, only_clean: args.clean, with_logprobs: args.with_logprobs };
-    let derived = derive(&store_of(&args.store), &args.output, &options)?;
+    let mut progress = Progress::new("checking answers", None);
+    let derived = derive(&store_of(&args.store), &args.output, &options, &mut |seen| progress.at(seen))?;
+    progress.finish();
     let output = Output { json: args.json };
     output.record(&json!({"records": derived.records, "output": args.output, "clean": derived.report}))?;
     cleaning(output, &derived, args.clean)?;

@@ -3,6 +3,7 @@
 use super::display::Display;
 use super::{FoundryArgs, Output, beside, block_on, wrong};
 use crate::cli::WrongUse;
+use crate::cli::progress::Progress;
 use crate::foundry::config::FoundryConfig;
 use crate::foundry::derive::{self, derive};
 use crate::foundry::generate::{Ended, Event, Options, Summary, generate};
@@ -116,7 +117,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         display.show(Event::Warning(format!("tests were not run: {why}")));
     }
     let options = derive::Options { clean, only_clean: args.clean, with_logprobs: args.with_logprobs };
-    let derived = derive(&store, &args.output, &options)?;
+    let mut progress = Progress::new("checking answers", None);
+    let derived = derive(&store, &args.output, &options, &mut |seen| progress.at(seen))?;
+    progress.finish();
     display.summary(&summary, &args.output, &derived, args.clean)?;
     end(&summary, derived.records)
 }
