@@ -1,7 +1,7 @@
 //! One new token of a 50M-parameter ternary model, after 128 and 1024 earlier ones.
 
 use divan::Bencher;
-use nn::model::{KvCache, LinearKind, ModelConfig, Student};
+use nn::model::{LinearKind, ModelConfig, Student};
 use std::hint::black_box;
 use tensor::{Device, Tensor};
 
@@ -27,7 +27,7 @@ fn dense(bencher: Bencher, context: usize) {
 
 fn decode(bencher: Bencher, linear: LinearKind, context: usize) {
     let model = model(linear);
-    let mut cache = KvCache::new(model.config(), context + 1, &Device::Cpu).expect("it fits");
+    let mut cache = model.kv_cache(context + 1).expect("it fits");
     let ids: Vec<u32> = (0..context as u32).map(|i| i * 37 % 32_000).collect();
     for ids in ids.chunks(128) {
         let ids = Tensor::from_slice(ids, &[1, ids.len()], &Device::Cpu).expect("the length fits");

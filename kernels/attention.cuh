@@ -148,12 +148,14 @@ template <int M, int K> __device__ __forceinline__ void load_fragments(u32 (&a)[
         for (int k = 0; k < K; ++k) load_matrices(a[m][k], tile + m * 16 * ROW * 2 + k * 32);
 }
 
+template <bool VALUE> struct Is { static const bool value = VALUE; };
+
 // Logits from products q·k, in units of ln 2: cap·log2(e)·tanh(x·scale/cap), or x·scale·log2(e) without a cap.
 //
 // Where every |x·scale/cap| ≤ 1/2 in a warp's tile, tanh is a polynomial interpolated there at Chebyshev nodes (relative
 // error 2.3e-5, far below bf16's), since two special-function results a logit would bound the speed.
 struct Logits {
-    float c1, c3, c5, limit, ratio, bound, slope;
+    float c1, c3, c5, d2, d4, limit, ratio, bound, slope;
 
     __device__ __forceinline__ Logits(float scale, float softcap) {
 #if SOFTCAP
@@ -164,6 +166,8 @@ struct Logits {
         c1 = 0.99997724f * bound * ratio;
         c3 = -0.33168533f * bound * ratio * ratio * ratio;
         c5 = 0.11518520f * bound * ratio * ratio * ratio * ratio * ratio;
+        d2 = -0.98891127f * ratio * ratio;
+        d4 = 0.54341555f * ratio * ratio * ratio * ratio;
 #else
         c1 = scale * LOG2_E;
 #endif
@@ -217,6 +221,42 @@ struct Logits {
         return fmaf(x * x, slope, 1.f);
 #else
         return 1.f;
+#endif
+    }
+
+    // Whether the polynomials serve for all products x of the warp.
+    template <int M, int N> __device__ __forceinline__ bool bounded(const float (&x)[M][N][4]) const {
+#if SOFTCAP
+        float top = 0.f;
+#pragma unroll
+        for (int m = 0; m < M; ++m)
+#pragma unroll
+            for (int n = 0; n < N; ++n)
+#pragma unroll
+                for (int e = 0; e < 4; ++e) top = fmaxf(top, fabsf(x[m][n][e]));
+        return !__any_sync(FULL_MASK, top > limit);
+#else
+        return true;
+#endif
+    }
+
+    // The weight exp(logit - total) of a product x, total in units of ln 2; x becomes the weight times the cap's slope.
+    template <bool BOUNDED> __device__ __forceinline__ float weight(float& x, float total) const {
+#if SOFTCAP
+        float w;
+        if (BOUNDED) {
+            const float t = x * x;
+            w = exp2_approx(fmaf(x, fmaf(t, fmaf(t, c5, c3), c1), -total));
+            x = w * fmaf(t, fmaf(t, d4, d2), 0.99984711f);
+        } else {
+            const float power = exp2_approx(x * ratio * (2.f * LOG2_E));
+            const float tanh = fmaf(-2.f, __fdividef(1.f, power + 1.f), 1.f);
+            w = exp2_approx(fmaf(tanh, bound, -total));
+            x = w * fmaf(-tanh, tanh, 1.f);
+        }
+        return w;
+#else
+        return x = exp2_approx(fmaf(x, c1, -total));
 #endif
     }
 };

@@ -83,11 +83,12 @@ __device__ __forceinline__ void add_dq(float (&dq)[M][DIM / 8][4], const Rows& r
     }
 }
 
-// Shapes as in attention_forward_bf16; y, dy, dq like q; delta [B, T, H] for attention_dkv_bf16.
+// Shapes as in attention_forward_bf16; y, dy, dq like q; row_sums [B, T, H, 2] for attention_dkv_bf16: the log-sum in
+// units of ln 2, and delta.
 // Grid: tiles of TILE queries, H, B. Shared memory: 2 * TILE + 2 * STAGES * STREAM rows of ROW bf16.
 extern "C" __global__ void __launch_bounds__(THREADS)
 attention_dq_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first_key, const bf16* y, const float* log_sum,
-                  const bf16* dy, bf16* dq, float* delta, u32 t, u32 s, u32 heads, u32 kv_heads, float scale,
+                  const bf16* dy, bf16* dq, float2* row_sums, u32 t, u32 s, u32 heads, u32 kv_heads, float scale,
                   float softcap) {
     extern __shared__ __align__(16) unsigned char shared[];
     bf16* q_tile = (bf16*)shared;
@@ -119,7 +120,7 @@ attention_dq_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first_
             rows.log_sum[m][half] = log_sum[at * heads + tile.head] * LOG2_E;
             const float dot = row_dot(outputs.data + (u64)i * outputs.stride, gradients.data + (u64)i * gradients.stride);
             rows.delta[m][half] = dot;
-            if (lane % 4 == 0 && row < t) delta[at * heads + tile.head] = dot;
+            if (lane % 4 == 0 && row < t) row_sums[at * heads + tile.head] = make_float2(rows.log_sum[m][half], dot);
             low = min(low, rows.first[m][half]);
             lowest_end = max(lowest_end, rows.first[m][half]);
         }
@@ -177,17 +178,18 @@ attention_dq_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first_
 
 const int SLICES = (DIM + 127) / 128;                        // of the columns of dK and dV, each a block's
 const int SLICE = (DIM / SLICES + 15) / 16 * 16;             // columns of a slice
-#if __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 1200
-const int QUERY_PART = 16; // queries at a time; with 32 the compiler spills registers for these
-#else
-const int QUERY_PART = STREAM < 32 ? STREAM : 32; // queries at a time
-#endif
+const int QUERY_PART = DIM <= 64 || DIM > 128 ? 16 : 32; // queries at a time; more registers would spill
+
+// What a stage of queries holds beside q and dy.
+struct Stage {
+    float2 sums[STREAM];
+    u32 first[STREAM];
+};
 
 // One stage of queries. Rows are keys, columns are queries. MASKED: some query does not see some key of the warp.
 template <bool MASKED>
 __device__ __forceinline__ void add_dkv(float (&dk)[M][SLICE / 8][4], float (&dv)[M][SLICE / 8][4], u32 k_tile, u32 v_tile,
-                                        u32 q_tile, u32 dy_tile, const float* log_sum, const float* delta,
-                                        const u32* first, u32 query, u32 position, u32 key, u32 slice,
+                                        u32 q_tile, u32 dy_tile, const Stage& stage, u32 position, u32 key, u32 slice,
                                         const Logits& logits) {
     const u32 lane = threadIdx.x % 32;
 #pragma unroll 1 // unrolled it spills registers
@@ -215,22 +217,22 @@ __device__ __forceinline__ void add_dkv(float (&dk)[M][SLICE / 8][4], float (&dv
 #pragma unroll
         for (int n = 0; n < QUERY_PART / 8; ++n) {
             const u32 column = part + n * 8 + lane % 4 * 2;
-            const float2 log_sums = *(const float2*)(log_sum + column), deltas = *(const float2*)(delta + column);
+            const float4 sums = *(const float4*)(stage.sums + column);
             uint2 firsts = make_uint2(0, 0);
-            if (MASKED) firsts = *(const uint2*)(first + column);
+            if (MASKED) firsts = *(const uint2*)(stage.first + column);
 #pragma unroll
             for (int m = 0; m < M; ++m)
 #pragma unroll
                 for (int e = 0; e < 4; ++e) {
                     const float logit = p[m][n][e];
-                    float weight = exp2_approx(fmaf(e % 2 ? log_sums.y : log_sums.x, -LOG2_E, logit));
+                    float weight = exp2_approx(logit - (e % 2 ? sums.z : sums.x));
                     if (MASKED) {
                         const u32 row = key + m * 16 + e / 2 * 8 + lane / 4, last = position + column + e % 2;
                         const u32 first_seen = min(e % 2 ? firsts.y : firsts.x, last);
                         if (row - first_seen > last - first_seen) weight = 0.f;
                     }
                     p[m][n][e] = weight;
-                    dp[m][n][e] = weight * (dp[m][n][e] - (e % 2 ? deltas.y : deltas.x)) * logits.derivative(logit);
+                    dp[m][n][e] = weight * (dp[m][n][e] - (e % 2 ? sums.w : sums.y)) * logits.derivative(logit);
                 }
         }
 #pragma unroll
@@ -263,18 +265,12 @@ __device__ __forceinline__ void add_dkv(float (&dk)[M][SLICE / 8][4], float (&dv
     }
 }
 
-// What a stage of queries holds beside q and dy.
-struct Stage {
-    float log_sum[STREAM], delta[STREAM];
-    u32 first[STREAM];
-};
-
 // dk, dv like k; the query heads of a group are summed in order.
 // Grid: SLICES for each tile of TILE keys, KV, B. Shared memory: 2 * TILE + 2 * STAGES * STREAM rows of ROW bf16, then
 // 3 * STAGES * STREAM values of 4 bytes.
 extern "C" __global__ void __launch_bounds__(THREADS)
-attention_dkv_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first_key, const float* log_sum,
-                   const float* delta, const bf16* dy, bf16* dk, bf16* dv, u32 t, u32 s, u32 heads, u32 kv_heads,
+attention_dkv_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first_key, const float2* row_sums,
+                   const bf16* dy, bf16* dk, bf16* dv, u32 t, u32 s, u32 heads, u32 kv_heads,
                    float scale, float softcap) {
     extern __shared__ __align__(16) unsigned char shared[];
     bf16* k_tile = (bf16*)shared;
@@ -313,8 +309,7 @@ attention_dkv_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first
             const u64 at = (u64)batch * t + query + i;
             const bool valid = query + i < t;
             // Rows past the last are zeros in q and dy: with any finite log-sum they add nothing.
-            copy_async<4>(&to.log_sum[i], log_sum + (valid ? at * heads + head : 0), valid);
-            copy_async<4>(&to.delta[i], delta + (valid ? at * heads + head : 0), valid);
+            copy_async<8>(&to.sums[i], row_sums + (valid ? at * heads + head : 0), valid);
             if (first_key) copy_async<4>(&to.first[i], first_key + (valid ? at : 0), valid);
             else to.first[i] = 0;
         }
@@ -334,7 +329,7 @@ attention_dkv_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first
         copy_wait<0>();
         __syncthreads();
         if (STAGES == 2 && n + 1 < total) load(n + 1);
-        const u32 query = (begin + n % count) * STREAM, position = offset + query;
+        const u32 position = offset + (begin + n % count) * STREAM;
         const u32 q_address = shared_address(q_tile + stage * STREAM * ROW);
         const u32 dy_address = shared_address(dy_tile + stage * STREAM * ROW);
         const Stage& x = stages[stage];
@@ -345,11 +340,9 @@ attention_dkv_bf16(const bf16* q, const bf16* k, const bf16* v, const u32* first
             masked = __any_sync(FULL_MASK, masked || first > own);
         }
         if (masked)
-            add_dkv<true>(dk_sum, dv_sum, k_address, v_address, q_address, dy_address, x.log_sum, x.delta, x.first, query,
-                          position, own, slice, logits);
+            add_dkv<true>(dk_sum, dv_sum, k_address, v_address, q_address, dy_address, x, position, own, slice, logits);
         else
-            add_dkv<false>(dk_sum, dv_sum, k_address, v_address, q_address, dy_address, x.log_sum, x.delta, x.first, query,
-                           position, own, slice, logits);
+            add_dkv<false>(dk_sum, dv_sum, k_address, v_address, q_address, dy_address, x, position, own, slice, logits);
         if (STAGES == 1 && n + 1 < total) {
             __syncthreads();
             load(n + 1);

@@ -133,7 +133,7 @@ __device__ __forceinline__ void forward(const T* q, const T* k, const T* v, cons
 
 template <class T>
 __device__ __forceinline__ void query_gradient(const T* q, const T* k, const T* v, const u32* first_key, const T* y,
-                                               const float* log_sum, const T* dy, T* dq, float* delta, u32 t, u32 s,
+                                               const float* log_sum, const T* dy, T* dq, float2* row_sums, u32 t, u32 s,
                                                u32 heads, u32 kv_heads, float scale, float softcap) {
     extern __shared__ float shared[];
     Tile& queries = *(Tile*)shared;
@@ -155,8 +155,8 @@ __device__ __forceinline__ void query_gradient(const T* q, const T* k, const T* 
     for (u32 c = lane; c < HEAD_DIM; c += LANES)
         dot = fmaf(to_float(dy[query * HEAD_DIM + c]), to_float(y[query * HEAD_DIM + c]), dot);
     dot = row_reduce(dot, Add());
-    if (from + row < t && lane == 0) delta[query] = dot;
     const float total = log_sum[query];
+    if (from + row < t && lane == 0) row_sums[query] = make_float2(total, dot);
     float out[PARTS] = {};
     for (u32 key = low / TILE * TILE; key < high; key += TILE) {
         __syncthreads();
@@ -182,7 +182,7 @@ __device__ __forceinline__ void query_gradient(const T* q, const T* k, const T* 
 
 template <class T>
 __device__ __forceinline__ void key_gradient(const T* q, const T* k, const T* v, const u32* first_key,
-                                             const float* log_sum, const float* delta, const T* dy, T* dk, T* dv, u32 t,
+                                             const float2* row_sums, const T* dy, T* dk, T* dv, u32 t,
                                              u32 s, u32 heads, u32 kv_heads, float scale, float softcap) {
     extern __shared__ float shared[];
     Tile& keys = *(Tile*)shared;
@@ -224,10 +224,10 @@ __device__ __forceinline__ void key_gradient(const T* q, const T* k, const T* v,
                     (!first_key || key >= min(first_key[(u64)blockIdx.z * t + i], offset + i));
                 float weight = 0.f, d = 0.f;
                 if (seen) {
-                    const u64 at = ((u64)blockIdx.z * t + i) * heads + head;
+                    const float2 sums = row_sums[((u64)blockIdx.z * t + i) * heads + head];
                     const float logit = capped(x[n] * scale, softcap);
-                    weight = expf(logit - log_sum[at]);
-                    d = weight * (dp[n] - delta[at]) * slope(logit, softcap);
+                    weight = expf(logit - sums.x);
+                    d = weight * (dp[n] - sums.y) * slope(logit, softcap);
                 }
                 weights[row][column] = weight;
                 slopes[row][column] = d;
@@ -242,7 +242,7 @@ __device__ __forceinline__ void key_gradient(const T* q, const T* k, const T* v,
     }
 }
 
-// Arguments as of attention.cu and attention_backward.cu. Grid: tiles of TILE queries, H, B; for dkv tiles of TILE keys,
+// Arguments as of attention.cu and attention_backward.cu, but row_sums has the log-sums as they are. Grid: tiles of TILE queries, H, B; for dkv tiles of TILE keys,
 // KV, B. Shared memory in floats: tiles of TILE·ROW, 3 forward and 4 backward, then squares of TILE·(TILE + 1), 1, and 2
 // for dkv.
 #define ATTENTION(T, NAME)                                                                                              \
@@ -253,13 +253,13 @@ __device__ __forceinline__ void key_gradient(const T* q, const T* k, const T* v,
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) attention_plain_dq_##NAME(                                   \
         const T* q, const T* k, const T* v, const u32* first_key, const T* y, const float* log_sum, const T* dy,       \
-        T* dq, float* delta, u32 t, u32 s, u32 heads, u32 kv_heads, float scale, float softcap) {                      \
-        query_gradient<T>(q, k, v, first_key, y, log_sum, dy, dq, delta, t, s, heads, kv_heads, scale, softcap);       \
+        T* dq, float2* row_sums, u32 t, u32 s, u32 heads, u32 kv_heads, float scale, float softcap) {                      \
+        query_gradient<T>(q, k, v, first_key, y, log_sum, dy, dq, row_sums, t, s, heads, kv_heads, scale, softcap);       \
     }                                                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) attention_plain_dkv_##NAME(                                  \
-        const T* q, const T* k, const T* v, const u32* first_key, const float* log_sum, const float* delta,            \
-        const T* dy, T* dk, T* dv, u32 t, u32 s, u32 heads, u32 kv_heads, float scale, float softcap) {                \
-        key_gradient<T>(q, k, v, first_key, log_sum, delta, dy, dk, dv, t, s, heads, kv_heads, scale, softcap);        \
+        const T* q, const T* k, const T* v, const u32* first_key, const float2* row_sums, const T* dy,                 \
+        T* dk, T* dv, u32 t, u32 s, u32 heads, u32 kv_heads, float scale, float softcap) {                \
+        key_gradient<T>(q, k, v, first_key, row_sums, dy, dk, dv, t, s, heads, kv_heads, scale, softcap);        \
     }
 
 ATTENTION(float, f32)

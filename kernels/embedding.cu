@@ -10,6 +10,8 @@
 #define TILE 2048
 // Sorted positions whose rows one block of the sum takes.
 #define RUN 32
+// Rows that it reads at a time.
+#define AHEAD 4
 
 // y[i] = table[ids[i]]. An id beyond the table gives a row of NaN: the device cannot refuse it.
 template <class T>
@@ -20,20 +22,12 @@ __device__ __forceinline__ void gather(const float* table, const u32* ids, T* y,
     for (u64 index = thread_index(); index < (u64)count * packs; index += thread_count()) {
         u64 row = index / packs;
         u32 i = (u32)(index - row * packs) * N, id = ids[row];
-        const float* from = table + (u64)id * h;
         float v[N];
-        if (id >= vocab) {
-#pragma unroll
-            for (u32 k = 0; k < N; k++) v[k] = NAN_F;
-        } else if (wide) {
-#pragma unroll
-            for (u32 k = 0; k < N; k += 4) {
-                float4 four = load4(from + i + k);
-                v[k] = four.x, v[k + 1] = four.y, v[k + 2] = four.z, v[k + 3] = four.w;
-            }
+        if (id < vocab) {
+            load_floats(table + (u64)id * h, i, h, wide, v);
         } else {
 #pragma unroll
-            for (u32 k = 0; k < N; k++) v[k] = i + k < h ? from[i + k] : 0.f;
+            for (u32 k = 0; k < N; k++) v[k] = NAN_F;
         }
         store_pack(y + row * h, i, h, wide, v);
     }
@@ -103,25 +97,39 @@ __device__ __forceinline__ void scatter(
         if (i < n) rows[i] = order[at];
     }
     __syncthreads();
-    bool wide = h % N == 0 && aligned(dy);
+    bool wide = h % N == 0 && aligned(dy) && aligned(table) && aligned(edge);
     for (u32 c = threadIdx.x * N; c < h; c += blockDim.x * N) {
         float sum[N];
         u32 begin = 0;
-        for (u32 i = 0; i < n; i++) {
-            Pack<T> v = load_pack(dy + (u64)rows[i] * h, c, h, wide);
-            bool fresh = i == begin;
+        for (u32 base = 0; base < n; base += AHEAD) {
+            Pack<T> ahead[AHEAD];
 #pragma unroll
-            for (u32 k = 0; k < N; k++) sum[k] = fresh ? v[k] : sum[k] + v[k];
-            u32 id = ids[i + 1];
-            bool last = i + 1 == n;
-            if (!last && ids[i + 2] == id) continue;
-            bool from = begin == 0 && ids[0] == id, on = last && ids[n + 1] == id;
-            begin = i + 1;
-            if (id >= vocab) continue;
-            float* out = from || on ? edge + ((u64)blockIdx.x * 2 + (from ? 0 : 1)) * h : table + (u64)id * h;
+            for (u32 j = 0; j < AHEAD; j++)
+                if (base + j < n) ahead[j] = load_pack(dy + (u64)rows[base + j] * h, c, h, wide);
 #pragma unroll
-            for (u32 k = 0; k < N; k++)
-                if (c + k < h) out[c + k] = from || on ? sum[k] : out[c + k] + sum[k];
+            for (u32 j = 0; j < AHEAD; j++) {
+                u32 i = base + j;
+                if (i >= n) continue;
+                bool fresh = i == begin;
+#pragma unroll
+                for (u32 k = 0; k < N; k++) sum[k] = fresh ? ahead[j][k] : sum[k] + ahead[j][k];
+                u32 id = ids[i + 1];
+                bool last = i + 1 == n;
+                if (!last && ids[i + 2] == id) continue;
+                bool from = begin == 0 && ids[0] == id, on = last && ids[n + 1] == id;
+                begin = i + 1;
+                if (id >= vocab) continue;
+                if (from || on) {
+                    store_floats(edge + ((u64)blockIdx.x * 2 + (from ? 0 : 1)) * h, c, h, wide, sum);
+                } else {
+                    float* out = table + (u64)id * h;
+                    float old[N];
+                    load_floats(out, c, h, wide, old);
+#pragma unroll
+                    for (u32 k = 0; k < N; k++) old[k] += sum[k];
+                    store_floats(out, c, h, wide, old);
+                }
+            }
         }
     }
 }

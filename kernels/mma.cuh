@@ -10,10 +10,12 @@ __device__ __forceinline__ u32 shared_address(const void* p) { return (u32)__cvt
 template <int BYTES> __device__ __forceinline__ void copy_async(void* to, const void* from, bool valid) {
     const u32 size = valid ? BYTES : 0;
     if (BYTES == 16)
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(size));
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(size)
+                     : "memory");
     else
         asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared_address(to)), "l"(from), "n"(BYTES),
-                     "r"(size));
+                     "r"(size)
+                     : "memory");
 }
 __device__ __forceinline__ void copy_commit() { asm volatile("cp.async.commit_group;"); }
 // Waits until at most PENDING of this thread's groups are under way.

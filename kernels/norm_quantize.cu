@@ -84,10 +84,10 @@ __device__ __forceinline__ void rows_of_block(
 
 // Without delta nothing is added, and `sum` is not written.
 #define ENTRIES(T, SUFFIX)                                                                                             \
-    extern "C" __global__ void __launch_bounds__(BLOCK) norm_quantize_##SUFFIX(                                        \
+    extern "C" __global__ void __launch_bounds__(BLOCK, 3) norm_quantize_##SUFFIX(                                     \
         const T* x, const T* delta, const float* w, T* sum, i8* codes, float* scales, float* inverse, u32 rows, u32 h, \
         u32 lanes, float eps) {                                                                                        \
-        if (lanes == 32) rows_of_block<T, 32, 4>(x, delta, w, sum, codes, scales, inverse, rows, h, eps);              \
+        if (lanes == 32) rows_of_block<T, 32, 3>(x, delta, w, sum, codes, scales, inverse, rows, h, eps);              \
         else rows_of_block<T, BLOCK, 4>(x, delta, w, sum, codes, scales, inverse, rows, h, eps);                       \
     }
 ENTRIES(float, f32)

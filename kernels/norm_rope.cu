@@ -3,6 +3,12 @@
 // second.
 #include "lanes.cuh"
 
+#if __CUDA_ARCH__ == 900
+#define BACKWARD_BOUNDS __launch_bounds__(BLOCK, 3)
+#else
+#define BACKWARD_BOUNDS __launch_bounds__(BLOCK)
+#endif
+
 // The two packs of a lane, and the place of the head among positions.
 template <class T> struct Halves {
     static const u32 N = Pack<T>::N;
@@ -139,7 +145,7 @@ template <class F> __device__ __forceinline__ void with_lanes(u32 lanes, F f) {
             forward<T, decltype(n)::value>(x, w, cosines, sines, y, inverse, rows, t, heads, d, eps);                  \
         });                                                                                                            \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(BLOCK, 3) norm_rope_backward_##SUFFIX(                                   \
+    extern "C" __global__ void BACKWARD_BOUNDS norm_rope_backward_##SUFFIX(                                   \
         const T* x, const float* w, const float* inverse, const float* cosines, const float* sines, const T* dy,       \
         T* dx, float* partial, u32 rows, u32 t, u32 heads, u32 d, u32 lanes) {                                         \
         with_lanes(lanes, [&](auto n) {                                                                                \

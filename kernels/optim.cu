@@ -67,7 +67,9 @@ extern "C" __global__ __launch_bounds__(256) void optim_decide(const double* sum
     total = block_sum_f64(total, scratch);
     if (threadIdx.x != 0) return;
     double norm = sqrt(total) * factors[1];
-    bool fine = state->bad == NOWHERE && (!loss || fabsf(*loss) < INFINITY_F);
+    // A loss that is not finite is reason enough: its gradients are not looked at.
+    bool good_loss = !loss || fabsf(*loss) < INFINITY_F, fine = good_loss && state->bad == NOWHERE;
+    if (!good_loss) state->bad = NOWHERE;
     u64 updates = state->updates + fine;
     state->factor = (double)factors[0];
     state->norm = norm;

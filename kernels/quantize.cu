@@ -1,8 +1,7 @@
 // Quantization: activations to 8 bits with a scale a row, weights to {-1, 0, 1} with a scale a matrix, and back.
 // Bit-equal with the CPU from equal inputs: single IEEE operations, no contraction, sums in a fixed order.
-#include "common.cuh"
+#include "quantize.cuh"
 
-#define SCALE_EPSILON 1e-5f
 // Weights summed by one f64 accumulator, part of γ's definition.
 #define SUM_BLOCK 4096u
 // Weights of a block that are in flight at a time.
@@ -27,18 +26,6 @@ template <> struct Eight<bf16> {
     }
 };
 
-// The bits of |x| order like integers, with NaN above infinity, so that a NaN survives the maximum.
-__device__ __forceinline__ u32 magnitude(float x) { return __float_as_uint(x) & 0x7fffffffu; }
-
-__device__ __forceinline__ u32 code(float x, float s) {
-    // Clamping before rounding gives the same integers.
-    return (u32)__float2int_rn(fminf(fmaxf(__fmul_rn(x, s), -128.f), 127.f)) & 0xffu;
-}
-
-__device__ __forceinline__ u32 four_codes(const float* v, float s) {
-    return code(v[0], s) | code(v[1], s) << 8 | code(v[2], s) << 16 | code(v[3], s) << 24;
-}
-
 template <class T> __device__ __forceinline__ u32 magnitude(const Eight<T>& x) {
     float v[8];
     x.unpack(v);
@@ -54,12 +41,11 @@ template <class T> __device__ __forceinline__ void store_codes(i8* codes, const 
     *(uint2*)codes = make_uint2(four_codes(v, s), four_codes(v + 4, s));
 }
 
-// s from a lane's largest magnitude, the same in all lanes.
-__device__ __forceinline__ float row_scale(u32 most) {
+// The largest of a warp's, in all lanes.
+__device__ __forceinline__ u32 warp_largest(u32 x) {
 #pragma unroll
-    for (int step = 16; step > 0; step >>= 1) most = max(most, __shfl_xor_sync(FULL_MASK, most, step));
-    float absmax = __uint_as_float(most);
-    return __fdiv_rn(127.f, absmax < SCALE_EPSILON ? SCALE_EPSILON : absmax);
+    for (int step = 16; step > 0; step >>= 1) x = max(x, __shfl_xor_sync(FULL_MASK, x, step));
+    return x;
 }
 
 // Rows of at most 256·HELD values stay in registers.
@@ -72,7 +58,7 @@ template <u32 HELD, class T> __device__ __forceinline__ float quantize_held(cons
 #pragma unroll
     for (u32 j = 0; j < HELD; j++)
         if (first + 256 * j < k) most = max(most, magnitude(held[j]));
-    float s = row_scale(most);
+    float s = row_scale(warp_largest(most));
 #pragma unroll
     for (u32 j = 0; j < HELD; j++)
         if (first + 256 * j < k) store_codes(codes + first + 256 * j, held[j], s);
@@ -83,7 +69,7 @@ template <u32 HELD, class T> __device__ __forceinline__ float quantize_held(cons
 template <class T> __device__ __forceinline__ float quantize_any(const T* x, i8* codes, u32 k) {
     u32 lane = threadIdx.x % 32, most = 0;
     for (u32 i = lane; i < k; i += 32) most = max(most, magnitude(to_float(x[i])));
-    float s = row_scale(most);
+    float s = row_scale(warp_largest(most));
     for (u32 i = lane; i < k; i += 32) codes[i] = (i8)code(to_float(x[i]), s);
     return s;
 }

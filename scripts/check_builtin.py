@@ -3,6 +3,9 @@
 
 Every accepted body is executed with the example's arguments and must return what the independent reference
 returns, leave its arguments as they were, and be well-formed Python. Exits with 1 if one does not.
+
+With `builtin completions COUNT RUN` a model's completions come too: those that match an accepted body must run as well
+as it, and of the others it is counted how many run right although they are written differently.
 """
 import collections
 import functools
@@ -12,6 +15,7 @@ import json
 import math
 import operator
 import re
+import signal
 import statistics
 import sys
 
@@ -50,8 +54,23 @@ def problem(example, body):
     return None
 
 
+def runs(example, body):
+    """What is wrong with running the body, or None. A model's body may not end by itself."""
+    def late(*_):
+        raise TimeoutError("takes too long")
+    signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 2)
+    try:
+        return problem(example, body)
+    except (Exception, MemoryError, RecursionError) as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
 def main():
     count = bad = 0
+    completions = matching = otherwise = 0
     forms = set()
     for line in sys.stdin:
         example = json.loads(line)
@@ -61,14 +80,24 @@ def main():
             print("response not accepted:", example["form"])
             bad += 1
         for body in example["accepted"]:
-            try:
-                wrong = problem(example, body)
-            except Exception as error:
-                wrong = f"{type(error).__name__}: {error}"
+            wrong = runs(example, body)
             if wrong:
                 bad += 1
                 if bad <= 20:
                     print(f"--- {example['form']}: {wrong}\n{example['prompt']}{body}\n{example['reference']}")
+        completion = example.get("completion")
+        if completion is None:
+            continue
+        completions += 1
+        matches = completion.rstrip() in example["accepted"]
+        wrong = runs(example, completion)
+        matching += matches
+        otherwise += not matches and not wrong
+        if matches and wrong:
+            bad += 1
+            print(f"--- matches but does not run: {wrong}\n{example['prompt']}{completion}")
+    if completions:
+        print(f"{completions} completions: {matching} match and run, {otherwise} are written differently and run right")
     print(f"{count} examples of {len(forms)} forms, {bad} wrong")
     return 1 if bad or not count else 0
 

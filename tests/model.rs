@@ -2,7 +2,7 @@
 
 use autograd::{Gradients, Tape};
 use nn::losses::CrossEntropy;
-use nn::model::{Input, KvCache, LinearKind, ModelConfig, Student};
+use nn::model::{Input, LinearKind, ModelConfig, Student};
 use nn::ops::IGNORE;
 use tensor::{Device, Result, Stream, Tensor};
 
@@ -141,7 +141,7 @@ fn decoding_with_a_cache_gives_the_logits_of_full_passes() -> Result<()> {
         let student = student(LinearKind::Dense, sub_norm)?;
         let ids = tokens(1, 40, 4);
         let full = student.logits(&input(&ids, 1)?)?;
-        let mut cache = KvCache::new(student.config(), 40, &Device::Cpu)?;
+        let mut cache = student.kv_cache(40)?;
         let mut read = 0;
         for step in [7, 1, 1, 1, 12, 1, 17] {
             let logits = student.decode(&input(&ids[read..read + step], 1)?.ids, &mut cache)?;
@@ -167,7 +167,7 @@ fn greedy_tokens_do_not_depend_on_the_cache() -> Result<()> {
     let student = student(LinearKind::Dense, false)?;
     let likeliest = |logits: &Tensor| -> Result<u32> { logits.argmax(1, false)?.item() };
     let prompt = tokens(1, 5, 6);
-    let mut cache = KvCache::new(student.config(), 40, &Device::Cpu)?;
+    let mut cache = student.kv_cache(40)?;
     let mut logits = student.decode(&input(&prompt, 1)?.ids, &mut cache)?;
     let mut read = prompt;
     while read.len() < 40 {

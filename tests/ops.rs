@@ -36,6 +36,10 @@ fn few() -> std::ops::RangeInclusive<usize> {
 fn width() -> impl Strategy<Value = usize> {
     prop_oneof![Just(1usize), 2..=20usize, select(vec![31usize, 33, 64, 97])]
 }
+/// The type of what stays f32 where activations are bf16.
+fn wide(dtype: DType) -> DType {
+    if dtype == DType::BF16 { DType::F32 } else { dtype }
+}
 fn head_dim() -> impl Strategy<Value = usize> {
     select(vec![6usize, 12, 16])
 }
@@ -46,37 +50,41 @@ rows! {
         Case::op(Reshape { dims: [a * b, h].into_iter().collect() }, [normal([a, b, h])])
     };
     embedding: (1..=7u32, width(), few(), few()) => |(vocab, h, b, t)| {
-        Case::op(Embedding::default(), [normal([vocab as usize, h]), ids(vocab, [b, t])])
+        let run = |dtype, tape: &mut Tape<'_>, x: &[autograd::Var]| {
+            Ok(vec![tape.apply(Embedding { dtype: Some(dtype) }, &[&x[0], &x[1]])?])
+        };
+        Case::new(run, [normal([vocab as usize, h]).parameter(), ids(vocab, [b, t])])
     };
     rms_norm: (few(), few(), 2..=97usize) => |(a, b, h)| {
-        Case::op(RmsNorm { eps: 1e-6 }, [normal([a, b, h]), normal([h])])
+        Case::op(RmsNorm { eps: 1e-6 }, [normal([a, b, h]), normal([h]).parameter()])
     };
     rms_norm_large_eps: (few(), few(), width()) => |(a, b, h)| {
-        Case::op(RmsNorm { eps: 0.3 }, [normal([a, b, h]), normal([h])])
+        Case::op(RmsNorm { eps: 0.3 }, [normal([a, b, h]), normal([h]).parameter()])
     };
     rms_norm_many_rows: (2500..2600usize, 7..=9usize) => |(n, h)| {
-        Case::op(RmsNorm { eps: 1e-3 }, [normal([n, h]), normal([h])])
+        Case::op(RmsNorm { eps: 1e-3 }, [normal([n, h]), normal([h]).parameter()])
     };
     swiglu: (few(), width()) => |(n, h)| Case::op(SwiGlu, [scaled(3.0, [n, h]), normal([n, h])]);
     soft_cap: (few(), width()) => |(n, h)| Case::op(SoftCap { cap: 5.0 }, [scaled(10.0, [n, h])]);
     rope: (few(), few(), few(), head_dim(), 0..5000usize) => |(b, t, heads, d, start)| {
         let run = move |dtype, tape: &mut Tape<'_>, x: &[autograd::Var]| {
-            let tables = RopeTables::new(start..start + t, d, 1e6, dtype, &Device::Cpu)?;
+            let tables = RopeTables::new(start..start + t, d, 1e6, wide(dtype), &x[0].device())?;
             Ok(vec![tape.apply(Rope { tables: Arc::new(tables) }, &[&x[0]])?])
         };
         Case::new(run, [normal([b, t, heads, d])])
     };
     linear: (few(), few(), width(), width()) => |(a, b, k, n)| {
-        Case::op(Linear, [normal([a, b, k]), normal([n, k])]).sums(a * b)
+        Case::op(Linear, [normal([a, b, k]), normal([n, k]).parameter()]).sums(a * b)
     };
     linear_three: (1..=70usize, width(), few(), width()) => |(rows, k, n, m)| {
-        Case::op(Linear, [normal([rows, k]), normal([n, k]), normal([m, k]), normal([n, k])]).sums(rows)
+        let weights = [n, m, n].map(|n| normal([n, k]).parameter());
+        Case::op(Linear, [normal([rows, k])].into_iter().chain(weights)).sums(rows)
     };
     bit_linear: (few(), few(), width(), width()) => |(a, b, k, n)| {
-        Case::op(StraightThrough, [normal([a, b, k]), scaled(0.02, [n, k])]).straight_through().sums(a * b)
+        Case::op(StraightThrough, [normal([a, b, k]), scaled(0.02, [n, k]).parameter()]).straight_through().sums(a * b)
     };
     bit_linear_three: (1..=70usize, width(), few(), width()) => |(rows, k, n, m)| {
-        let weights = [n, m, n].map(|n| scaled(0.02, [n, k]));
+        let weights = [n, m, n].map(|n| scaled(0.02, [n, k]).parameter());
         Case::op(StraightThrough, [normal([rows, k])].into_iter().chain(weights)).straight_through().sums(rows)
     };
     attention: (few(), 1..=7usize, 0..=5usize, few(), 1..=3usize, head_dim(), any::<(bool, bool)>()) =>
@@ -118,7 +126,7 @@ rows! {
 fn attention_case([b, t, s, heads, kv_heads, d]: [usize; 6], cap: bool, documents: bool) -> Case {
     let inputs = [scaled(1.5, [b, t, heads, d]), normal([b, s, kv_heads, d]), normal([b, s, kv_heads, d])];
     let run = move |_, tape: &mut Tape<'_>, x: &[autograd::Var]| {
-        let first_key = if documents { Some(first_keys(b, t, s)?) } else { None };
+        let first_key = if documents { Some(first_keys(b, t, s)?.to_device(&x[0].device())?) } else { None };
         let op = Attention { softcap: if cap { 3.0 } else { 0.0 }, first_key };
         Ok(vec![tape.apply(op, &[&x[0], &x[1], &x[2]])?])
     };
@@ -182,16 +190,17 @@ impl Head {
 
     fn cases(self, terms: Vec<(f64, Loss)>, says: Says) -> Case {
         let inputs: [Input; 2] =
-            [normal([self.rows, self.hidden]), normal([self.vocab + self.unused, self.hidden])];
+            [normal([self.rows, self.hidden]), normal([self.vocab + self.unused, self.hidden]).parameter()];
         Case::new(
             move |dtype, tape, x| {
+                let device = x[0].device();
                 let op = HeadLoss {
                     terms: terms.clone(),
-                    targets: self.targets()?,
+                    targets: self.targets()?.to_device(&device)?,
                     denominator: 3.0,
                     softcap: self.cap,
                     vocab: self.vocab,
-                    teacher: self.teacher(says, dtype)?,
+                    teacher: self.teacher(says, dtype, &device)?,
                 };
                 // The second output only reports the terms.
                 Ok(vec![tape.apply_n(op, &[&x[0], &x[1]])?.remove(0)])
@@ -210,10 +219,11 @@ impl Head {
         Tensor::from_slice(&targets, &[self.rows], &Device::Cpu)
     }
 
-    fn teacher(self, says: Says, dtype: DType) -> Result<Option<Teacher>> {
+    fn teacher(self, says: Says, dtype: DType, device: &Device) -> Result<Option<Teacher>> {
         let draw = |site, dims: [usize; 2]| {
             let stream = Stream { site, ..Stream::new(32) };
-            Tensor::normal(0.0, 1.0, &dims, DType::F32, &Device::Cpu, stream)?.to_dtype(dtype)
+            // The same numbers in every type.
+            Tensor::normal(0.0, 1.0, &dims, DType::BF16, &Device::Cpu, stream)
         };
         let width = self.hidden + 2;
         Ok(match says {
@@ -221,16 +231,16 @@ impl Head {
             Says::Logits | Says::LogitsOf(_) => {
                 let vocab = self.vocab + if let Says::LogitsOf(more) = says { more } else { 0 };
                 Some(Teacher::Hidden {
-                    hidden: draw(0, [self.rows, width])?,
-                    table: draw(1, [vocab + self.unused, width])?,
+                    hidden: draw(0, [self.rows, width])?.to_dtype(dtype)?.to_device(device)?,
+                    table: draw(1, [vocab + self.unused, width])?.to_dtype(wide(dtype))?.to_device(device)?,
                     softcap: self.cap,
                     vocab,
                 })
             }
             Says::TopK => {
-                let logits = draw(2, [self.rows, self.vocab])?.log_softmax()?;
-                let (log_probs, ids) = logits.topk(self.vocab.min(4) - 1)?;
-                Some(Teacher::TopK { ids, log_probs })
+                let logits = draw(2, [self.rows, self.vocab])?.to_dtype(wide(dtype))?;
+                let (log_probs, ids) = logits.log_softmax()?.topk(self.vocab.min(4) - 1)?;
+                Some(Teacher::TopK { ids: ids.to_device(device)?, log_probs: log_probs.to_device(device)? })
             }
         })
     }

@@ -39,7 +39,7 @@ pub fn product(x: &[f32], w: &[f32], k: usize) -> Vec<f32> {
     y
 }
 
-/// BitLinear as production has it, with codes made from the weights it is given, f32; and in f64 the surrogate that it
+/// BitLinear as production has it, with codes made from the weights it is given, f32 (inputs f32 or bf16); and in f64 the surrogate that it
 /// claims to have the gradient of: `y = X̃·W̃ᵀ`, `dX = dY·W̃`, `dW = dYᵀ·X̃`, from the codes of the same f32 numbers.
 #[derive(Clone, Copy, Debug)]
 pub struct StraightThrough;
@@ -78,7 +78,7 @@ impl Op for StraightThrough {
     type Saved = Kept;
 
     fn forward(&self, inputs: &[&Tensor], keep: bool) -> Result<(Outputs, Option<Kept>)> {
-        if inputs[0].dtype() == DType::F32 {
+        if inputs[0].dtype() != DType::F64 {
             let plain = inputs[1..].iter().map(|w| w.contiguous());
             let weights: Vec<Ternary> = plain.map(|w| Ternary::new(&w?)).collect::<Result<_>>()?;
             let (y, saved) = BitLinear { weights: weights.iter().collect() }.forward(inputs, keep)?;

@@ -1,11 +1,30 @@
 //! Prints the built-in curriculum as JSON lines, with what is needed to check it by running:
-//! `builtin [train|heldout] [COUNT] [SEED] [--varied]`. `builtin tokenizer` prints the tokenizer trained anew,
+//! `builtin [train|heldout] [COUNT] [SEED] [--varied]`. `builtin completions COUNT RUN` adds to the held-out ones what the
+//! model of a run folder (or `embedded`, the teacher) completes. `builtin tokenizer` prints the tokenizer trained anew,
 //! `builtin baseline` the scores of the nearest-neighbour baseline.
 
 use std::io::Write;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use distillix::smelter::data::builtin::{Bodies, Curriculum, NearestNeighbour, Options, train_tokenizer};
+use distillix::smelter::data::builtin::{
+    Bodies, Check, Curriculum, Example, NearestNeighbour, Options, train_tokenizer,
+};
+use distillix::smelter::evaluate::Exam;
+use distillix::smelter::teacher;
+use tensor::Device;
+
+fn line(example: &Example, check: &Check) -> serde_json::Value {
+    serde_json::json!({
+        "prompt": example.prompt,
+        "response": example.response,
+        "accepted": example.accepted,
+        "form": example.form,
+        "composed": example.composed,
+        "reference": check.reference,
+        "calls": check.calls,
+    })
+}
 
 fn main() -> Result<()> {
     let mut words: Vec<String> = std::env::args().skip(1).collect();
@@ -17,7 +36,8 @@ fn main() -> Result<()> {
     };
     let count = number(1, 20)?;
     let bodies = if varied { Bodies::Varied } else { Bodies::Deterministic };
-    let curriculum = Curriculum::new(number(2, 0)?, Options { bodies });
+    let seed = if words.first().is_some_and(|word| word == "completions") { 0 } else { number(2, 0)? };
+    let curriculum = Curriculum::new(seed, Options { bodies });
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     match words.first().map_or("train", String::as_str) {
         which @ ("train" | "heldout") => {
@@ -27,15 +47,16 @@ fn main() -> Result<()> {
                 } else {
                     (curriculum.heldout_example(i), curriculum.heldout_check(i))
                 };
-                let line = serde_json::json!({
-                    "prompt": example.prompt,
-                    "response": example.response,
-                    "accepted": example.accepted,
-                    "form": example.form,
-                    "composed": example.composed,
-                    "reference": check.reference,
-                    "calls": check.calls,
-                });
+                writeln!(out, "{}", line(&example, &check))?;
+            }
+        }
+        "completions" => {
+            let run = words.get(2).context("which run? builtin completions COUNT RUN")?;
+            let run = teacher::model(Path::new(run), &Device::Cpu)?;
+            let exam = Exam::new(run.config.data.builtin, count as usize, &run.tokenizer)?;
+            for (i, example) in exam.examples().iter().enumerate() {
+                let mut line = line(example, &curriculum.heldout_check(i as u64));
+                line["completion"] = exam.body(&run.student, &run.tokenizer, i)?.into();
                 writeln!(out, "{line}")?;
             }
         }
@@ -51,7 +72,7 @@ fn main() -> Result<()> {
             let heldout: Vec<_> = (0..count).map(|i| curriculum.heldout_example(i)).collect();
             writeln!(out, "{:?}", neighbours.score(&heldout))?;
         }
-        other => bail!("unknown command {other:?}: use train, heldout, tokenizer or baseline"),
+        other => bail!("unknown command {other:?}: use train, heldout, completions, tokenizer or baseline"),
     }
     Ok(())
 }

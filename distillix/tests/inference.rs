@@ -12,8 +12,13 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 use tensor::{DType, Device, Tensor};
 
+/// The program: where it was built, or where the environment says if the tests were packed to run elsewhere.
+fn program() -> String {
+    std::env::var("CARGO_BIN_EXE_distillix").unwrap_or(env!("CARGO_BIN_EXE_distillix").into())
+}
+
 fn run(args: &[&str], stdin: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_distillix"))
+    let mut child = Command::new(program())
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -252,7 +257,15 @@ fn wrong_use_is_exit_code_2() {
     assert_eq!(code(&complete(folder.path(), &["--device", "gpu", "x"])), Some(2));
     assert_eq!(code(&complete(folder.path(), &["--threads", "0", "x"])), Some(2));
     assert!(error(&complete(folder.path(), &["--top-p", "1.5", "x"]), 2).contains("top-p"));
-    assert!(error(&complete(folder.path(), &["--temperature=-1", "x"]), 2).contains("temperature"));
+    for temperature in [&["--temperature=-1"][..], &["--temperature", "-1"]] {
+        let args = complete(folder.path(), &[temperature, &["x"]].concat());
+        assert!(error(&args, 2).contains("the temperature is -1"));
+    }
+    assert!(error(&["config", "126m"], 2).contains("the presets are tiny"));
+    assert!(error(&["config", "tiny", "--set", "model.hidden=0"], 2).contains("model.hidden"));
+    let nowhere = text(folder.path()).to_owned() + "/run";
+    let out_of_range = ["train", "--out", &nowhere, "--set", "training.label_smoothing=1"];
+    assert!(error(&out_of_range, 2).contains("training.label_smoothing is 1"));
     assert!(error_with(&complete(folder.path(), &[]), b"a\xffb", 2).contains("UTF-8 at byte 2"));
     error(&complete(folder.path(), &["--device", "cuda:0", "x"]), 1);
 }
@@ -306,11 +319,11 @@ fn configs_round_trip_through_the_program() {
         (&json!(7), &json!("a"))
     );
     assert!(
-        error(&["config", "tiny", "--set", "training.muon_lrr=1"], 1)
+        error(&["config", "tiny", "--set", "training.muon_lrr=1"], 2)
             .contains("training.muon_lrr: there is no such key, did you mean muon_lr?")
     );
-    assert!(error(&["config", "tiny", "--set", "model.heads=5"], 1).contains("kv_heads must divide heads"));
-    assert!(error(&["config", "huge"], 1).contains("tiny, 50m, 125m, 300m"));
+    assert!(error(&["config", "tiny", "--set", "model.heads=5"], 2).contains("kv_heads must divide heads"));
+    assert!(error(&["config", "huge"], 2).contains("tiny, 50m, 125m, 300m"));
 }
 
 #[test]

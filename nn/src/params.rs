@@ -1,6 +1,6 @@
 //! The trained tensors of a model: one list, in which modules hold places.
 
-use crate::ops::{BitLinear, Linear};
+use crate::ops::{Add, Before, BitLinear, FusedBitLinear, Linear, RmsNorm, SwiGlu};
 use crate::ternary::{CodeReport, Ternary, refresh_all};
 use autograd::{Gradients, ParamId, Parameter, Tape, Var};
 use smallvec::SmallVec;
@@ -258,11 +258,68 @@ impl Params {
     ) -> Result<SmallVec<[Var; 4]>> {
         let weights: SmallVec<[Var; 4]> = ids.iter().map(|&id| tape.param(&self.get(id).parameter)).collect();
         let inputs: SmallVec<[&Var; 5]> = std::iter::once(x).chain(&weights).collect();
-        let ternary: Option<SmallVec<[&Ternary; 4]>> =
-            ids.iter().map(|&id| self.get(id).ternary.as_ref()).collect();
-        match ternary {
+        match self.ternary(ids) {
             Some(weights) => tape.apply_n(BitLinear { weights }, &inputs),
             None => tape.apply_n(Linear, &inputs),
         }
+    }
+
+    /// Codes of the matrices at `ids`, if they are ternary.
+    fn ternary(&self, ids: &[ParamId]) -> Option<SmallVec<[&Ternary; 4]>> {
+        ids.iter().map(|&id| self.get(id).ternary.as_ref()).collect()
+    }
+
+    /// The sum of x and delta (x itself without one), and the matrices at `ids` applied to its norm with the gain at
+    /// `gain`: three matrices at most. One op on a GPU if the matrices are ternary.
+    pub fn project_normed<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        x: &Var,
+        delta: Option<&Var>,
+        (gain, eps): (ParamId, f64),
+        ids: &[ParamId],
+    ) -> Result<(Var, SmallVec<[Var; 4]>)> {
+        let gain = tape.param(&self.get(gain).parameter);
+        if let (Device::Cuda(_), Some(_)) = (x.device(), self.ternary(ids)) {
+            let before = if delta.is_some() { Before::AddNorm(eps) } else { Before::Norm(eps) };
+            let inputs: SmallVec<[&Var; 4]> = [Some(x), delta, Some(&gain)].into_iter().flatten().collect();
+            let mut outputs = self.project_fused(tape, before, &inputs, ids)?;
+            let sum = if delta.is_some() { outputs.remove(0) } else { x.clone() };
+            return Ok((sum, outputs));
+        }
+        let sum = match delta {
+            Some(delta) => tape.apply(Add, &[x, delta])?,
+            None => x.clone(),
+        };
+        let normed = tape.apply(RmsNorm { eps }, &[&sum, &gain])?;
+        let outputs = self.project(tape, &normed, ids)?;
+        Ok((sum, outputs))
+    }
+
+    /// The matrices at `ids` applied to `gate·σ(gate)·up`. One op on a GPU if they are ternary.
+    pub fn project_gated<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        [gate, up]: [&Var; 2],
+        ids: &[ParamId],
+    ) -> Result<SmallVec<[Var; 4]>> {
+        if let (Device::Cuda(_), Some(_)) = (gate.device(), self.ternary(ids)) {
+            return self.project_fused(tape, Before::SwiGlu, &[gate, up], ids);
+        }
+        let y = tape.apply(SwiGlu, &[gate, up])?;
+        self.project(tape, &y, ids)
+    }
+
+    fn project_fused<'m>(
+        &'m self,
+        tape: &mut Tape<'m>,
+        before: Before,
+        inputs: &[&Var],
+        ids: &[ParamId],
+    ) -> Result<SmallVec<[Var; 4]>> {
+        let weights: SmallVec<[Var; 4]> = ids.iter().map(|&id| tape.param(&self.get(id).parameter)).collect();
+        let inputs: SmallVec<[&Var; 6]> = inputs.iter().copied().chain(&weights).collect();
+        let weights = self.ternary(ids).unwrap_or_default();
+        tape.apply_n(FusedBitLinear { before, weights }, &inputs)
     }
 }

@@ -43,10 +43,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", default_value_t = 256)]
     max_tokens: usize,
     /// 0 takes the likeliest token each time; higher is more varied.
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     temperature: f64,
     /// Draw from the likeliest tokens that together have this probability.
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     top_p: f64,
     /// Draw from so many of the likeliest tokens; 0 for all.
     #[arg(long, value_name = "K", default_value_t = 0)]

@@ -1,5 +1,6 @@
 //! `distillix config`.
 
+use super::WrongUse;
 use crate::smelter::config::{Config, PRESETS};
 use std::io::Write;
 use std::path::PathBuf;
@@ -44,16 +45,16 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut config = match &args.name {
-        Some(name) => Config::preset(name)?,
+        Some(name) => Config::preset(name).map_err(WrongUse::from_error)?,
         None => Config::default(),
     };
     if let Some(path) = &args.config {
         config = config.with_file(path)?;
     }
     for setting in &args.settings {
-        config = config.with_setting(setting)?;
+        config = config.with_setting(setting).map_err(WrongUse::from_error)?;
     }
-    config.validate()?;
+    config.validate().map_err(WrongUse::from_error)?;
     writeln!(stdout, "{}", config.to_json()?)?;
     Ok(ExitCode::SUCCESS)
 }

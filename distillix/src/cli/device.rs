@@ -6,7 +6,7 @@ use tensor::Device;
 /// Where to compute, as asked for on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeviceArg {
-    /// The best there is.
+    /// The first GPU that can be used, else the processor.
     Auto,
     /// The processor.
     Cpu,
@@ -36,10 +36,9 @@ impl DeviceArg {
     /// If this machine or program has no such device.
     pub fn open(&self) -> anyhow::Result<Device> {
         match self {
-            DeviceArg::Auto | DeviceArg::Cpu => Ok(Device::Cpu),
-            DeviceArg::Cuda(n) => {
-                anyhow::bail!("no CUDA device {n}: this version computes on the CPU only; use --device cpu")
-            }
+            DeviceArg::Cpu => Ok(Device::Cpu),
+            DeviceArg::Auto => Ok(Device::cuda(0).unwrap_or(Device::Cpu)),
+            DeviceArg::Cuda(n) => Ok(Device::cuda(*n)?),
         }
     }
 }
@@ -54,6 +53,6 @@ mod tests {
         assert_eq!(read("auto"), Some(DeviceArg::Auto));
         assert_eq!(read("cuda:3"), Some(DeviceArg::Cuda(3)));
         assert_eq!((read("cuda:"), read("gpu"), read("cuda:-1")), (None, None, None));
-        assert!(DeviceArg::Cuda(0).open().is_err());
+        assert!(DeviceArg::Cuda(999).open().is_err());
     }
 }

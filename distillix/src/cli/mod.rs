@@ -64,6 +64,13 @@ impl Command {
 #[error("{0}")]
 pub struct WrongUse(pub String);
 
+impl WrongUse {
+    /// The error with its causes as one of the user's making.
+    fn from_error(error: anyhow::Error) -> Self {
+        WrongUse(format!("{error:#}"))
+    }
+}
+
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
     if let Some(code) = crate::foundry::sandbox::launch_if_asked() {
@@ -80,10 +87,22 @@ fn report(error: &anyhow::Error) -> ExitCode {
     let closed = |e: &(dyn std::error::Error + 'static)| matches!(e.downcast_ref::<io::Error>(), Some(e) if e.kind() == io::ErrorKind::BrokenPipe);
     // Whoever read the output has seen enough.
     if !error.chain().any(closed) {
-        let line = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-        output::stderr(&format!("error: {line}"));
+        output::stderr(&format!("error: {}", one_line(error)));
     }
     ExitCode::from(if error.is::<WrongUse>() { 2 } else { 1 })
+}
+
+/// The error and its causes; a cause that its error tells already comes once.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string).filter(|cause| !cause.is_empty()) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.ends_with(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -94,6 +113,13 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let cause = std::io::Error::other("no such file");
+        let error = anyhow::Error::new(cause).context("nofile: no such file").context("verify");
+        assert_eq!(one_line(&error), "verify: nofile: no such file");
     }
 
     #[test]

@@ -26,6 +26,11 @@ impl Progress {
         Progress { label, total, begin: now, last_line: now, bar: None }
     }
 
+    /// What it is the progress of.
+    pub(super) fn label(&self) -> &'static str {
+        self.label
+    }
+
     /// Reports that `done` of the total is done.
     pub(super) fn at(&mut self, done: u64) {
         if self.begin.elapsed() < PATIENCE {

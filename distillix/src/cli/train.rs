@@ -5,7 +5,10 @@ use super::{DeviceArg, Output, WrongUse, threads};
 use crate::smelter::config::Config;
 use crate::smelter::data::SourceConfig;
 use crate::smelter::metrics::{Line, Validation};
+use crate::smelter::plan::parse_bytes;
+use crate::smelter::teacher::EMBEDDED;
 use crate::smelter::train::{Event, Options, Outcome, train};
+use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -66,6 +69,13 @@ pub(super) struct Args {
     /// auto, cpu or cuda[:N].
     #[arg(long, default_value = "auto")]
     device: DeviceArg,
+    /// Most memory of the GPU that the process takes, as in 8GiB; micro-batches and recomputation are chosen to fit.
+    /// Without it, what is free.
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    memory_limit: Option<usize>,
+    /// Run by this plan, `plan.json` of another run's folder, instead of choosing micro-batches and algorithms.
+    #[arg(long, value_name = "FILE")]
+    plan: Option<PathBuf>,
     /// Threads to compute with; results do not depend on it.
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
@@ -76,16 +86,20 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     threads::set(args.threads)?;
-    args.device.open()?;
+    let device = args.device.open()?;
     if let Some(out) = args.out.as_ref().filter(|out| args.resume && !out.exists()) {
         return Err(WrongUse(format!("there is no run to resume: {} does not exist", out.display())).into());
     }
     let (config, name) = config(args)?;
+    config.validate().map_err(WrongUse::from_error)?;
     let options = Options {
         config,
         out: args.out.clone().unwrap_or_else(|| free_folder(&name)),
         resume: args.resume,
         init: args.init.clone(),
+        device,
+        memory_limit: args.memory_limit,
+        plan: args.plan.clone(),
         stop: Arc::new(AtomicBool::new(false)),
     };
     // Once steps are made, the first signal asks for an end after the step. Before, and the second time, it ends at once.
@@ -115,10 +129,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 fn config(args: &Args) -> Result<(Config, String)> {
     let saved =
         args.out.as_ref().map(|out| out.join("config.json")).filter(|path| args.resume && path.exists());
-    let wrong = |error: anyhow::Error| anyhow::Error::new(WrongUse(format!("{error:#}")));
     let mut config = match (&saved, &args.preset, &args.config) {
         (Some(saved), None, None) => Config::default().with_file(saved)?,
-        _ => Config::preset(args.preset.as_deref().unwrap_or("tiny")).map_err(wrong)?,
+        _ => Config::preset(args.preset.as_deref().unwrap_or("tiny")).map_err(WrongUse::from_error)?,
     };
     if saved.is_none() && !args.data.is_empty() {
         // The preset's teacher knows the built-in curriculum, not this data.
@@ -148,9 +161,27 @@ fn config(args: &Args) -> Result<(Config, String)> {
         config.training.seed = seed;
     }
     for setting in &args.settings {
-        config = config.with_setting(setting).map_err(wrong)?;
+        config = config.with_setting(setting).map_err(WrongUse::from_error)?;
+    }
+    if saved.is_none() && init.is_none() && !says_vocab_size(args)? {
+        let teacher = config.distillation.teacher.as_ref().filter(|name| *name != EMBEDDED);
+        let of_teacher = teacher.map(|run| Path::new(run).join("tokenizer.json"));
+        // Where there is none, loading it says so better.
+        let exists = |path: &PathBuf| path.is_file() || path.join("tokenizer.json").is_file();
+        if let Some(tokenizer) = config.data.tokenizer.clone().or(of_teacher).filter(exists) {
+            config.model.vocab_size = Tokenizer::load(&tokenizer)?.padded_len();
+        }
     }
     Ok((config, args.preset.clone().unwrap_or_else(|| "tiny".to_owned())))
+}
+
+/// Whether the arguments give `model.vocab_size` themselves; else it follows from the tokenizer.
+fn says_vocab_size(args: &Args) -> Result<bool> {
+    let set = args.settings.iter().any(|setting| setting.trim_start().starts_with("model.vocab_size"));
+    let Some(file) = &args.config else { return Ok(set) };
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let json: serde_json::Value = serde_json::from_str(&text)?;
+    Ok(set || json.pointer("/model/vocab_size").is_some())
 }
 
 /// `runs/NAME`, or the first `runs/NAME-2`, `-3`, … that holds no run.
@@ -183,6 +214,9 @@ const INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Record<'a> {
+    Plan {
+        plan: &'a str,
+    },
     Begin {
         step: u64,
         steps: u64,
@@ -251,9 +285,16 @@ impl Display {
 
     fn show(&mut self, event: Event<'_>) {
         match event {
+            Event::Planned(plan) => {
+                self.record(&Record::Plan { plan });
+                self.say(plan);
+            }
             Event::Data(progress) => {
-                let total = progress.total;
-                self.data.get_or_insert_with(|| Progress::new("tokenizing", Some(total))).at(progress.done);
+                let (stage, total) = (progress.stage, progress.total);
+                if self.data.as_ref().is_some_and(|shown| shown.label() != stage) {
+                    self.data = None;
+                }
+                self.data.get_or_insert_with(|| Progress::new(stage, Some(total))).at(progress.done);
                 if progress.done >= total {
                     self.data = None;
                 }

@@ -6,6 +6,7 @@ use crate::smelter::health::{self, LayerHealth};
 use anyhow::Result;
 use nn::params::{Param, Params, Role};
 use serde::Serialize;
+use tensor::Device;
 
 /// Bits of a packed ternary weight.
 const PACKED_BITS: usize = 2;
@@ -71,7 +72,7 @@ pub fn inspect(model: &RunModel) -> Result<Inspection> {
 }
 
 fn weight(param: &Param, health: Option<&LayerHealth>) -> Result<Weight> {
-    let value = &param.parameter.value;
+    let value = param.parameter.value.to_device(&Device::Cpu)?;
     let (mut squares, mut max) = (0.0, 0f32);
     for block in value.as_slice::<f32>()?.chunks(4096) {
         squares += block.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
@@ -96,7 +97,7 @@ fn warnings(params: &Params, layers: &[LayerHealth], bounds: &HealthConfig) -> R
         );
     }
     for param in params.iter().filter(|param| param.ternary.is_none()) {
-        if param.parameter.value.as_slice::<f32>()?.iter().all(|x| *x == 0.0) {
+        if param.parameter.value.to_vec::<f32>()?.iter().all(|x| *x == 0.0) {
             warnings.push(format!("{}: all values are 0", param.name));
         }
     }

@@ -57,8 +57,7 @@ impl<'a> Session<'a> {
     /// A session that holds up to `capacity` tokens, though no more than the model's context.
     pub fn new(student: &'a Student, tokenizer: &'a Tokenizer, capacity: usize) -> Result<Self> {
         let capacity = capacity.clamp(1, student.config().max_seq);
-        let device = student.params().iter().next().map(|p| p.parameter.value.device()).unwrap_or_default();
-        let cache = KvCache::new(student.config(), capacity, &device)?;
+        let cache = student.kv_cache(capacity)?;
         Ok(Session { student, tokenizer, cache })
     }
 
@@ -147,7 +146,7 @@ impl<'a> Session<'a> {
 
     /// Reads tokens; the logits after the last.
     fn read(&mut self, ids: &[u32]) -> Result<Tensor> {
-        let ids = Tensor::from_slice(ids, &[1, ids.len()], &tensor::Device::Cpu)?;
+        let ids = Tensor::from_slice(ids, &[1, ids.len()], &self.student.device())?;
         Ok(self.student.decode(&ids, &mut self.cache)?)
     }
 }
@@ -182,7 +181,7 @@ impl Generation<'_, '_> {
             }
             self.logits = self.session.read(&[id])?;
         }
-        let id = self.sampler.choose(self.logits.as_slice::<f32>()?, self.written as u64)?;
+        let id = self.sampler.choose(&self.logits.to_vec::<f32>()?, self.written as u64)?;
         if self.stops.contains(&id) {
             return Ok(Err(Finish::End));
         }

@@ -1,15 +1,22 @@
 //! Checkpoints: everything a run needs to go on as if it had never stopped.
 
 use super::config::Config;
-use super::run_folder::{RunFolder, sync_folder, write_whole};
+use super::run_folder::{RunFolder, file_hash, sync_folder, write_whole};
 use super::trainer::{Progress, Trainer};
 use anyhow::{Context, Result, bail, ensure};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use tensor::Device;
 use tensor::io::SafeTensors;
 
+const MODEL: &str = "model.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+/// BLAKE3 hashes of the three files above, by name: what a disk has changed is not trained on.
+const CHECKSUMS: &str = "checksums.json";
 const PREFIX: &str = "step-";
 const PARTIAL: &str = ".partial-";
 const REPLACED: &str = ".replaced-";
@@ -75,13 +82,17 @@ pub fn save(run: &RunFolder, config: &Config, trainer: &Trainer, state: &State) 
     let write = || -> Result<()> {
         check_finite(trainer)?;
         fs::create_dir_all(&partial).with_context(|| format!("cannot create {}", partial.display()))?;
-        save_model(trainer, &partial.join("model.safetensors"))?;
-        tensor::io::save(partial.join("optimizer.safetensors"), trainer.optimizer_state(), &BTreeMap::new())?;
+        save_model(trainer, &partial.join(MODEL))?;
+        tensor::io::save(partial.join(OPTIMIZER), trainer.optimizer_state(), &BTreeMap::new())?;
         write_whole(&partial.join("config.json"), config.to_json()?.as_bytes())?;
         let tokenizer = run.tokenizer();
         let content = fs::read(&tokenizer).with_context(|| format!("cannot read {}", tokenizer.display()))?;
         write_whole(&partial.join("tokenizer.json"), &content)?;
-        write_whole(&partial.join("state.json"), serde_json::to_string_pretty(state)?.as_bytes())?;
+        write_whole(&partial.join(STATE), serde_json::to_string_pretty(state)?.as_bytes())?;
+        write_whole(
+            &partial.join(CHECKSUMS),
+            serde_json::to_string_pretty(&checksums(&partial)?)?.as_bytes(),
+        )?;
         let replaced = run.checkpoints().join(format!("{REPLACED}{step:08}"));
         if target.exists() {
             fs::rename(&target, &replaced)?;
@@ -104,10 +115,23 @@ pub fn save(run: &RunFolder, config: &Config, trainer: &Trainer, state: &State) 
     Ok(target)
 }
 
+/// Hashes of the files that a resumed run reads.
+fn checksums(folder: &Path) -> Result<BTreeMap<String, String>> {
+    [MODEL, OPTIMIZER, STATE]
+        .into_par_iter()
+        .map(|name| {
+            let path = folder.join(name);
+            let hash = file_hash(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            Ok((name.to_owned(), hash))
+        })
+        .collect()
+}
+
 /// An update from finite gradients can still overflow where rates are absurd; such weights must not replace good ones.
 fn check_finite(trainer: &Trainer) -> Result<()> {
     for param in trainer.student().params().iter() {
-        let finite = param.parameter.value.as_slice::<f32>()?.iter().all(|x| x.is_finite());
+        let value = param.parameter.value.to_device(&Device::Cpu)?;
+        let finite = value.as_slice::<f32>()?.iter().all(|x| x.is_finite());
         ensure!(finite, "{} has overflowed: lower the learning rates", param.name);
     }
     Ok(())
@@ -123,7 +147,7 @@ fn save_model(trainer: &Trainer, path: &Path) -> Result<()> {
 
 /// Makes a checkpoint's weights the run's, without a second copy on the disk where links are possible.
 pub fn publish(run: &RunFolder, checkpoint: &Path) -> Result<()> {
-    let (from, to) = (checkpoint.join("model.safetensors"), run.model());
+    let (from, to) = (checkpoint.join(MODEL), run.model());
     let partial = to.with_extension("partial");
     let _ = fs::remove_file(&partial);
     if fs::hard_link(&from, &partial).is_err() {
@@ -212,15 +236,23 @@ pub fn resume(run: &RunFolder, trainer: &mut Trainer, mut warn: impl FnMut(Strin
 }
 
 fn load(folder: &Path, step: u64, trainer: &mut Trainer) -> Result<State> {
-    let path = folder.join("state.json");
+    let path = folder.join(CHECKSUMS);
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let saved: BTreeMap<String, String> =
+        serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
+    let found = checksums(folder)?;
+    if let Some(name) = found.keys().find(|&name| saved.get(name) != found.get(name)) {
+        bail!("{} is damaged: it is not what was saved", folder.join(name).display());
+    }
+    let path = folder.join(STATE);
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let state: State =
         serde_json::from_str(&text).with_context(|| format!("{} is damaged", path.display()))?;
     if state.progress.step != step {
         bail!("{} is of step {}", path.display(), state.progress.step);
     }
-    let model = SafeTensors::open(folder.join("model.safetensors"))?;
-    let optimizer = SafeTensors::open(folder.join("optimizer.safetensors"))?;
+    let model = SafeTensors::open(folder.join(MODEL))?;
+    let optimizer = SafeTensors::open(folder.join(OPTIMIZER))?;
     let get = |file: &SafeTensors, name: &str| file.info(name).map(|_| file.tensor(name)).transpose();
     trainer.restore(state.progress, |name| get(&model, name), |name| get(&optimizer, name))?;
     Ok(state)

@@ -66,6 +66,11 @@ impl RunFolder {
         self.path.join("config.json")
     }
 
+    /// How its steps run on the device.
+    pub fn plan(&self) -> PathBuf {
+        self.path.join("plan.json")
+    }
+
     /// The tokenizer.
     pub fn tokenizer(&self) -> PathBuf {
         self.path.join("tokenizer.json")
@@ -79,6 +84,11 @@ impl RunFolder {
     /// The newest weights.
     pub fn model(&self) -> PathBuf {
         self.path.join("model.safetensors")
+    }
+
+    /// What the run reads from outside; see [`super::inputs`].
+    pub fn inputs(&self) -> PathBuf {
+        self.path.join("inputs.json")
     }
 
     /// One JSON line every few steps.
@@ -118,6 +128,13 @@ pub fn write_whole(path: &Path, content: &[u8]) -> Result<()> {
         let _ = std::fs::remove_file(&partial);
     }
     done.with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// BLAKE3 hash of a file's content, in hexadecimal.
+pub fn file_hash(path: &Path) -> std::io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path)?)?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Makes renames within a folder last.

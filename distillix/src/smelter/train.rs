@@ -5,14 +5,18 @@ use super::config::Config;
 use super::data::builtin::{self, Curriculum};
 use super::data::{Dataset, ExampleGenerator, Prefetch, Progress as DataProgress, SourceKind};
 use super::evaluate::{Exam, greedy, shares, validate};
-use super::health::{self, Watch};
+use super::health::Watch;
+use super::inputs::Inputs;
 use super::metrics::{Line, Metrics, Validation, Window};
+use super::plan::Plan;
 use super::run_folder::{RunFolder, write_whole};
 use super::teacher::{self, EMBEDDED, embedded_tokenizer};
 use super::trainer::{StepReport, Trainer};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, bail, ensure};
 use nn::model::{ModelConfig, Student};
+use nn::params::Role;
+use nn::ternary::Ternary;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +39,12 @@ pub struct Options {
     pub resume: bool,
     /// Start from this run's weights instead of random ones.
     pub init: Option<PathBuf>,
+    /// Where to compute.
+    pub device: Device,
+    /// Most bytes of a GPU's memory that the process takes; `None` for what is free.
+    pub memory_limit: Option<usize>,
+    /// A plan to run by instead of choosing one.
+    pub plan: Option<PathBuf>,
     /// Set from outside to end after the current step.
     pub stop: Arc<AtomicBool>,
 }
@@ -42,6 +52,8 @@ pub struct Options {
 /// What happens during a run.
 #[derive(Debug)]
 pub enum Event<'a> {
+    /// How the steps will run was settled; in words.
+    Planned(&'a str),
     /// Text is being tokenized.
     Data(&'a DataProgress),
     /// The model stands and steps begin.
@@ -162,6 +174,68 @@ fn forbidden_differences(saved: &Config, now: &Config) -> Result<Vec<String>> {
     allowed.differences(now)
 }
 
+/// Plans to try in order: the one that is given or was kept, else all that suit the device.
+fn plans(
+    run: &RunFolder,
+    config: &Config,
+    options: &Options,
+    on_event: &mut (dyn FnMut(Event<'_>) + Send),
+) -> Result<Vec<Plan>> {
+    let device = &options.device;
+    let kept = run.plan();
+    let given = options.plan.as_deref().or(Some(kept.as_path()).filter(|path| path.exists()));
+    if let Some(path) = given {
+        let plan = Plan::load(path, config, device);
+        match plan {
+            Ok(plan) if plan.is_for(device) => {
+                return Ok(vec![Plan { memory_limit: options.memory_limit.or(plan.memory_limit), ..plan }]);
+            }
+            // Of a plan for another card the sizes hold, but not the algorithms.
+            Ok(plan) if options.plan.is_some() => {
+                return Ok(vec![Plan { products: Vec::new(), memory_limit: options.memory_limit, ..plan }]);
+            }
+            Err(error) if options.plan.is_some() => return Err(error),
+            Ok(plan) => on_event(Event::Warning(&format!(
+                "this run was made on {}; going on with {device} gives other roundings",
+                plan.device
+            ))),
+            Err(error) => on_event(Event::Warning(&format!("{error:#}; choosing another"))),
+        }
+    }
+    Plan::candidates(config, device, options.memory_limit)
+}
+
+/// Takes the memory that steps need, by the first of the plans that fits.
+fn settle_plan(
+    trainer: &mut Trainer,
+    config: &Config,
+    dataset: &Dataset,
+    others: impl Iterator<Item = Plan>,
+) -> Result<()> {
+    let first = trainer.plan();
+    if first.is_for(&Device::Cpu) {
+        return Ok(());
+    }
+    let mut why = None;
+    for plan in std::iter::once(first).chain(others) {
+        let step = dataset.step(0, plan.micro_batches(config), plan.micro_batch)?;
+        match trainer.try_plan(plan, &step) {
+            Ok(()) => return Ok(()),
+            Err(error) if is_out_of_memory(&error) => why = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    let why = why.context("no plan was tried")?;
+    Err(why.context(
+        "a step does not fit the GPU's memory: lower training.seq_len or the model's size, or raise --memory-limit",
+    ))
+}
+
+/// Whether a device had too little memory.
+pub(crate) fn is_out_of_memory(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(tensor::Error::OutOfMemory { .. })))
+}
+
 /// A run in memory.
 struct Session {
     config: Config,
@@ -180,19 +254,22 @@ impl Session {
         options: &Options,
         on_event: &mut (dyn FnMut(Event<'_>) + Send),
     ) -> Result<Self> {
-        let device = Device::Cpu;
+        let device = &options.device;
         let training = &config.training;
         let resuming = run.config().exists();
         if !resuming {
             checkpoint::begin(run)?;
         }
+        let mut plans = plans(run, &config, options, on_event)?.into_iter();
+        let plan = plans.next().context("there is no plan for this device")?;
+        plan.apply(device)?;
         let init = options
             .init
             .as_deref()
             .filter(|_| !resuming)
-            .map(|path| teacher::model(path, &device).context("--init"))
+            .map(|path| teacher::model(path, device).context("--init"))
             .transpose()?;
-        let teacher = teacher::load(&config.distillation)?;
+        let teacher = teacher::load(&config.distillation, device)?;
         let given = teacher.as_ref().filter(|_| config.distillation.teacher.as_deref() != Some(EMBEDDED));
         let tokenizer = match (&config.data.tokenizer, init.as_ref().or(given)) {
             _ if resuming => Tokenizer::load(&run.tokenizer())?,
@@ -252,25 +329,29 @@ impl Session {
                 &on_progress,
             )?
         };
-        let student = match init {
-            Some(init) if init.config.model.linear == config.model.linear => init.student,
-            Some(init) => {
-                let mut student =
-                    Student::new(config.model.clone(), tokenizer.len(), &device, |_, _, value| {
-                        value.fill(0.0)
-                    })?;
-                let from = init.student.params();
-                student.params_mut().load(|name| Ok(from.find(name).map(|p| p.parameter.value.clone())))?;
-                student
+        let inputs = Inputs::of(&config.distillation, dataset.reports())?;
+        if resuming {
+            inputs.check(run)?;
+        }
+        let mut student = Student::random(config.model.clone(), tokenizer.len(), device, training.seed)?;
+        let from_teacher = teacher.as_ref().filter(|_| config.distillation.init);
+        if let Some(init) = &init {
+            start_from(&mut student, &init.student)?;
+        } else if let Some(teacher) = from_teacher {
+            if start_from(&mut student, &teacher.student)? == 0 {
+                on_event(Event::Warning(
+                    "no weight of the teacher has the dimensions of the student's, which starts from random ones",
+                ));
             }
-            None => Student::random(config.model.clone(), tokenizer.len(), &device, training.seed)?,
-        };
+        }
         let is_builtin = config.data.sources.iter().any(|s| s.resolved_kind() == SourceKind::Builtin);
         let functions = training.eval_functions;
         let exam = (is_builtin && functions > 0)
             .then(|| Exam::new(config.data.builtin, functions, &tokenizer))
             .transpose()?;
-        let mut trainer = Trainer::new(config.clone(), student, teacher.map(|t| t.student))?;
+        let mut trainer = Trainer::new(config.clone(), plan, student, teacher.map(|t| t.student))?;
+        settle_plan(&mut trainer, &config, &dataset, plans)?;
+        on_event(Event::Planned(&trainer.plan().describe(&config)));
         let warn = |text: String| on_event(Event::Warning(&text));
         let mut state = State::default();
         if resuming {
@@ -282,6 +363,10 @@ impl Session {
                 // A run that is resumed before its first step starts over from these weights.
                 checkpoint::save(run, &config, &trainer, &state)?;
             }
+        }
+        write_whole(&run.plan(), serde_json::to_string_pretty(&trainer.plan())?.as_bytes())?;
+        if !resuming {
+            inputs.save(run)?;
         }
         write_whole(&run.chat_template(), config.data.template.as_bytes())?;
         // Last, so that a folder with a config has everything else.
@@ -327,16 +412,17 @@ impl Session {
             )));
         }
         if first == 0 {
-            on_event(Event::Working("validating the untrained model"));
+            on_event(Event::Working("validating before the first step"));
             outcome.before = self.validate(self.trainer.student())?;
         } else if std::mem::take(&mut self.state.validation_due) {
             self.evaluate(first, on_event)?;
         }
+        let plan = self.trainer.plan();
         let mut data = Prefetch::start(
             Arc::clone(&self.dataset),
             first..training.steps,
-            training.micro_batches(),
-            training.micro_batch,
+            plan.micro_batches(&self.config),
+            plan.micro_batch,
             PREFETCH,
         )?;
         let mut watch = Watch::new(training.health.clone(), training.warmup_steps);
@@ -344,50 +430,64 @@ impl Session {
         let mut since = Instant::now();
         while self.trainer.progress().step < training.steps {
             let Some(step) = data.next() else { break };
-            let report = self.trainer.step(&step?)?;
-            window.push(&report);
-            on_event(Event::Step(&report));
-            let (step, last) = (report.step, report.step == training.steps);
-            if let Some(reason) = &report.skipped {
-                self.warn(step, &format!("step {step} was skipped: {reason}"), on_event)?;
-            }
-            let hopeless = self.trainer.progress().skipped_in_row >= training.max_bad_steps;
-            let params = self.trainer.student().params();
-            let layers = health::layers(params, params.code_report()?)?;
-            for warning in watch.check(step, &layers) {
-                self.warn(step, &warning, on_event)?;
-            }
-            let due = |every: u64| every > 0 && step.is_multiple_of(every);
-            if due(training.log_every) || last || hopeless {
-                let skipped = self.trainer.progress().skipped;
-                if let Some(line) = window.line(since.elapsed().as_secs_f64(), skipped, layers) {
-                    self.metrics.write(&line)?;
-                    on_event(Event::Metrics(&line));
-                }
-                since = Instant::now();
-            }
-            if let (Some(reason), true) = (&report.skipped, hopeless) {
-                self.save(run, on_event)?;
-                bail!(
-                    "stopped at step {step}: {} steps in a row were skipped, the last because {reason}. The weights are \
-                     those before them; look at the data, or go on with lower learning rates by --init {}",
-                    training.max_bad_steps,
-                    run.path().display()
-                );
-            }
+            self.trainer.step(&step?)?;
+            let step = self.trainer.given();
+            let last = step == training.steps;
             let stopping = options.stop.load(Ordering::Relaxed) && !last;
+            let due = |step: u64, every: u64| every > 0 && step.is_multiple_of(every);
+            let pause = last
+                || stopping
+                || [training.eval_every, training.sample_every, training.checkpoint_every]
+                    .into_iter()
+                    .any(|every| due(step, every));
+            let reports = self.trainer.reports(pause)?;
+            for note in self.trainer.notes() {
+                on_event(Event::Warning(&note));
+            }
+            for mut report in reports {
+                window.push(&report);
+                on_event(Event::Step(&report));
+                let step = report.step;
+                if let Some(reason) = &report.skipped {
+                    self.warn(step, &format!("step {step} was skipped: {reason}"), on_event)?;
+                }
+                let hopeless = self.trainer.progress().skipped_in_row >= training.max_bad_steps;
+                let layers = std::mem::take(&mut report.layers);
+                for warning in watch.check(step, &layers) {
+                    self.warn(step, &warning, on_event)?;
+                }
+                if due(step, training.log_every) || step == training.steps || hopeless {
+                    let skipped = self.trainer.progress().skipped;
+                    if let Some(line) = window.line(since.elapsed().as_secs_f64(), skipped, layers) {
+                        self.metrics.write(&line)?;
+                        on_event(Event::Metrics(&line));
+                    }
+                    since = Instant::now();
+                }
+                if let (Some(reason), true) = (&report.skipped, hopeless) {
+                    // What the device did since changed no weight, or this step would not be hopeless.
+                    self.trainer.reports(true)?;
+                    self.save(run, on_event)?;
+                    bail!(
+                        "stopped at step {step}: {} steps in a row were skipped, the last because {reason}. The weights \
+                         are those before them; look at the data, or go on with lower learning rates by --init {}",
+                        training.max_bad_steps,
+                        run.path().display()
+                    );
+                }
+            }
             if last {
                 outcome.after = self.evaluate(step, on_event)?;
-            } else if due(training.eval_every) {
+            } else if due(step, training.eval_every) {
                 self.state.validation_due = stopping;
                 if !stopping {
                     self.evaluate(step, on_event)?;
                 }
             }
-            if due(training.sample_every) && !stopping {
+            if due(step, training.sample_every) && !stopping {
                 self.sample(step, on_event)?;
             }
-            if due(training.checkpoint_every) || last || stopping {
+            if due(step, training.checkpoint_every) || last || stopping {
                 self.save(run, on_event)?;
             }
             if stopping {
@@ -404,7 +504,14 @@ impl Session {
 
     /// Sets the result beside the teacher and the nearest neighbour.
     fn compare(&self, outcome: &mut Outcome, on_event: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<()> {
-        on_event(Event::Working("comparing with the teacher and the nearest neighbour"));
+        let others = [
+            self.trainer.teacher().map(|_| "the teacher"),
+            self.exam.as_ref().map(|_| "the nearest neighbour"),
+        ];
+        let others: Vec<&str> = others.into_iter().flatten().collect();
+        if !others.is_empty() {
+            on_event(Event::Working(&format!("comparing with {}", others.join(" and "))));
+        }
         outcome.teacher = self.trainer.teacher().map(|teacher| self.validate(teacher)).transpose()?.flatten();
         if let Some(exam) = &self.exam {
             let data = &self.config.data;
@@ -425,8 +532,12 @@ impl Session {
     }
 
     fn validate(&self, model: &Student) -> Result<Option<Validation>> {
-        let training = &self.config.training;
-        let mut found = validate(model, &self.dataset, training.micro_batch, training.eval_batches)?;
+        self.trainer.between_steps(|| self.validate_now(model))
+    }
+
+    fn validate_now(&self, model: &Student) -> Result<Option<Validation>> {
+        let rows = self.trainer.plan().micro_batch;
+        let mut found = validate(model, &self.dataset, rows, self.config.training.eval_batches)?;
         if let (Some(found), Some(exam)) = (&mut found, &self.exam) {
             let (all, unseen) = shares(&exam.grade(model, &self.tokenizer)?);
             (found.exact_match, found.exact_match_unseen) = (Some(all), unseen);
@@ -454,6 +565,8 @@ impl Session {
     fn save(&mut self, run: &RunFolder, on_event: &mut (dyn FnMut(Event<'_>) + Send)) -> Result<()> {
         self.state.progress = self.trainer.progress();
         self.metrics.sync()?;
+        // With the algorithms chosen since, so that a resumed run takes the same.
+        write_whole(&run.plan(), serde_json::to_string_pretty(&self.trainer.plan())?.as_bytes())?;
         let path = checkpoint::save(run, &self.config, &self.trainer, &self.state)?;
         on_event(Event::Saved(&path));
         Ok(())
@@ -479,6 +592,23 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Takes over the weights that have the same name and dimensions in both; returns how many matrices.
+fn start_from(student: &mut Student, other: &Student) -> tensor::Result<usize> {
+    let mut taken = 0;
+    for param in student.params_mut().iter_mut() {
+        let value = &mut param.parameter.value;
+        let Some(from) = other.params().find(&param.name) else { continue };
+        if from.parameter.value.dims() == value.dims() {
+            value.copy_from(&from.parameter.value)?;
+            if let Some(ternary) = &mut param.ternary {
+                *ternary = Ternary::new(value)?;
+            }
+            taken += usize::from(param.role != Role::Norm);
+        }
+    }
+    Ok(taken)
 }
 
 /// Training examples that the nearest-neighbour baseline chooses from.

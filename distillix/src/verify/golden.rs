@@ -7,11 +7,12 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::path::Path;
 use tensor::io::SafeTensors;
-use tensor::{DType, Tensor};
+use tensor::{DType, Device, Tensor};
 
 /// The tensors of a golden file and the settings beside it.
 pub(super) struct Golden {
     tensors: SafeTensors,
+    device: Device,
     json: Map<String, Value>,
     unread: RefCell<BTreeSet<String>>,
 }
@@ -20,10 +21,13 @@ pub(super) struct Golden {
 pub(super) struct Tokens {
     pub dims: Vec<usize>,
     pub values: Vec<i64>,
+    /// Where tensors of them go.
+    device: Device,
 }
 
 impl Golden {
-    pub fn open(path: &Path) -> Result<Self> {
+    /// Opens a file whose tensors are handed out on `device`.
+    pub fn open(path: &Path, device: &Device) -> Result<Self> {
         let tensors = SafeTensors::open(path)?;
         let beside = path.with_extension("json");
         ensure!(beside != path, "{}: expected a safetensors file beside its JSON", path.display());
@@ -31,7 +35,11 @@ impl Golden {
         let json = serde_json::from_slice(&text).with_context(|| beside.display().to_string())?;
         let Value::Object(json) = json else { bail!("{}: is not a JSON object", beside.display()) };
         let unread = tensors.tensors().iter().map(|info| info.name.clone()).collect();
-        Ok(Golden { tensors, json, unread: RefCell::new(unread) })
+        Ok(Golden { tensors, device: device.clone(), json, unread: RefCell::new(unread) })
+    }
+
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// Names of all tensors.
@@ -61,7 +69,7 @@ impl Golden {
         self.unread.borrow_mut().remove(name);
         ensure!(tensor.numel() > 0, "tensor {name} is empty: dims {:?}", tensor.dims());
         ensure!(tensor.dtype() == dtype, "tensor {name} is of type {}, expected {dtype}", tensor.dtype());
-        Ok(tensor)
+        Ok(tensor.to_device(&self.device)?)
     }
 
     /// An f32 tensor.
@@ -87,7 +95,7 @@ impl Golden {
     /// An I64 tensor.
     pub fn tokens(&self, name: &str) -> Result<Tokens> {
         let tensor = self.tensor(name, DType::I64)?;
-        Ok(Tokens { dims: tensor.dims().to_vec(), values: tensor.to_vec()? })
+        Ok(Tokens { dims: tensor.dims().to_vec(), values: tensor.to_vec()?, device: self.device.clone() })
     }
 
     /// Whether the JSON has a key.
@@ -133,7 +141,7 @@ impl Tokens {
                 _ => bail!("token id {id} in a vocabulary of {vocab}"),
             })
             .collect::<Result<_>>()?;
-        Ok(Tensor::from_slice(&ids, dims, &tensor::Device::Cpu)?)
+        Ok(Tensor::from_slice(&ids, dims, &self.device)?)
     }
 
     /// As targets, flat: i32, `ignore` turned into [`nn::ops::IGNORE`].
@@ -147,13 +155,13 @@ impl Tokens {
                 _ => bail!("target {id} in a vocabulary of {vocab}"),
             })
             .collect::<Result<_>>()?;
-        Ok(Tensor::from_slice(&targets, &[targets.len()], &tensor::Device::Cpu)?)
+        Ok(Tensor::from_slice(&targets, &[targets.len()], &self.device)?)
     }
 
     /// The `i`-th of the slices along the first axis.
     pub fn slice(&self, i: usize) -> Tokens {
         let dims = self.dims[1..].to_vec();
         let n: usize = dims.iter().product();
-        Tokens { dims, values: self.values[i * n..][..n].to_vec() }
+        Tokens { dims, values: self.values[i * n..][..n].to_vec(), device: self.device.clone() }
     }
 }

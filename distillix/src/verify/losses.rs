@@ -61,13 +61,14 @@ fn loss_of(golden: &Golden, case: &str) -> Result<Loss> {
 /// A teacher whose logits are exactly `y`: hidden states `y` and an identity as its head.
 fn teacher_of_logits(y: Tensor) -> Result<Teacher> {
     let [_, vocab] = y.dims_n("teacher logits")?;
-    Ok(Teacher::Hidden { hidden: y.contiguous()?, table: identity(vocab)?, softcap: 0.0, vocab })
+    let table = identity(vocab, &y.device())?;
+    Ok(Teacher::Hidden { hidden: y.contiguous()?, table, softcap: 0.0, vocab })
 }
 
-fn identity(n: usize) -> Result<Tensor> {
+fn identity(n: usize, device: &Device) -> Result<Tensor> {
     let mut one = Tensor::zeros(&[n, n], DType::F32, &Device::Cpu)?;
     one.as_mut_slice::<f32>()?.iter_mut().step_by(n + 1).for_each(|x| *x = 1.0);
-    Ok(one)
+    Ok(one.to_device(device)?)
 }
 
 fn row_loss(golden: &Golden, report: &mut Report, case: &str, z: &Tensor, targets: &Tensor) -> Result<()> {
@@ -100,7 +101,7 @@ fn row_loss(golden: &Golden, report: &mut Report, case: &str, z: &Tensor, target
         teacher,
     };
     let mut tape = Tape::new();
-    let (x, table) = (tape.leaf(z.clone()), tape.constant(identity(vocab)?));
+    let (x, table) = (tape.leaf(z.clone()), tape.constant(identity(vocab, &z.device())?));
     let value = tape.apply_n(head, &[&x, &table])?.remove(0);
     let mut grads = tape.backward(&value, &mut Gradients::default())?;
     let got = f64::from(value.detach().item::<f32>()?);

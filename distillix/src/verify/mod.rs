@@ -21,15 +21,15 @@ use tensor::Device;
 /// # Errors
 /// If a file cannot be read, is of no known kind, lacks something, or holds something that nothing is compared with.
 pub fn verify(path: &Path, device: &Device) -> anyhow::Result<Report> {
-    let golden = Golden::open(path)?;
-    compare(&golden, device).with_context(|| path.display().to_string())
+    let golden = Golden::open(path, device)?;
+    compare(&golden).with_context(|| path.display().to_string())
 }
 
-fn compare(golden: &Golden, device: &Device) -> anyhow::Result<Report> {
+fn compare(golden: &Golden) -> anyhow::Result<Report> {
     let any = |prefixes: &[&str]| golden.names().any(|name| prefixes.iter().any(|p| name.starts_with(p)));
     let report = if any(&["w."]) {
         let mut report = Report::new("model");
-        model::verify(golden, device, &mut report)?;
+        model::verify(golden, &mut report)?;
         report
     } else if any(&["muon.", "adamw."]) {
         let mut report = Report::new("optimizers");

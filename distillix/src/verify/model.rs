@@ -5,13 +5,13 @@ use super::report::Report;
 use anyhow::{Context, Result, bail, ensure};
 use autograd::{Gradients, Tape};
 use nn::losses::CrossEntropy;
-use nn::model::{Input, KvCache, ModelConfig, Student};
+use nn::model::{Input, ModelConfig, Student};
 use nn::ops::IGNORE;
 use nn::optim::{AdamW, MatrixOptimizer, Muon, Optimizer, OptimizerConfig};
 use nn::params::Role;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tensor::{Device, Tensor};
+use tensor::Tensor;
 
 /// Logits, gradients, losses.
 const FORWARD: f64 = 1e-5;
@@ -36,11 +36,10 @@ struct Subject<'a> {
     optimizer: OptimizerConfig,
     label_smoothing: f64,
     ignore: i64,
-    device: &'a Device,
 }
 
-pub(super) fn verify(golden: &Golden, device: &Device, report: &mut Report) -> Result<()> {
-    let subject = Subject::new(golden, device)?;
+pub(super) fn verify(golden: &Golden, report: &mut Report) -> Result<()> {
+    let subject = Subject::new(golden)?;
     groups(&subject, report)?;
     one_step(&subject, report)?;
     trajectory(&subject, report)?;
@@ -48,7 +47,7 @@ pub(super) fn verify(golden: &Golden, device: &Device, report: &mut Report) -> R
 }
 
 impl<'a> Subject<'a> {
-    fn new(golden: &'a Golden, device: &'a Device) -> Result<Self> {
+    fn new(golden: &'a Golden) -> Result<Self> {
         let settings: OptimizerSettings = golden.setting(&["optimizer"])?;
         let optimizer = OptimizerConfig {
             matrices: MatrixOptimizer::Muon,
@@ -67,13 +66,17 @@ impl<'a> Subject<'a> {
         let config = config(golden)?;
         let label_smoothing = golden.setting(&["label_smoothing"])?;
         let ignore = golden.setting(&["ignore"])?;
-        Ok(Subject { golden, config, optimizer, label_smoothing, ignore, device })
+        Ok(Subject { golden, config, optimizer, label_smoothing, ignore })
     }
 
     /// A model with the file's weights.
     fn student(&self) -> Result<Student> {
-        let mut student =
-            Student::new(self.config.clone(), self.config.vocab_size, self.device, |_, _, _| Ok(()))?;
+        let mut student = Student::new(
+            self.config.clone(),
+            self.config.vocab_size,
+            self.golden.device(),
+            |_, _, _| Ok(()),
+        )?;
         student.params_mut().load(|name| {
             let name = format!("w.{}", short(name));
             if !self.golden.has(&name) {
@@ -252,16 +255,16 @@ fn greedy(subject: &Subject<'_>, report: &mut Report) -> Result<()> {
     let student = subject.student()?;
     for row in 0..rows {
         let (prompt, want) = (prompts.narrow(0, row, 1)?, want.narrow(0, row, 1)?.to_vec::<u32>()?);
-        let mut cache = KvCache::new(student.config(), student.config().max_seq, subject.device)?;
+        let mut cache = student.kv_cache(student.config().max_seq)?;
         let (mut next, mut cached) = (student.decode(&prompt, &mut cache)?, Vec::new());
         let (mut read, mut full) = (prompt.to_vec::<u32>()?, Vec::new());
         for step in 0..count {
             cached.push(likeliest(&next)?);
             if step + 1 < count {
-                let token = Tensor::from_slice(&cached[step..], &[1, 1], subject.device)?;
+                let token = Tensor::from_slice(&cached[step..], &[1, 1], subject.golden.device())?;
                 next = student.decode(&token, &mut cache)?;
             }
-            let ids = Tensor::from_slice(&read, &[1, read.len()], subject.device)?;
+            let ids = Tensor::from_slice(&read, &[1, read.len()], subject.golden.device())?;
             let logits = student.logits(&Input { ids, first_key: None })?;
             let token = likeliest(&logits.narrow(0, read.len() - 1, 1)?)?;
             read.push(token);

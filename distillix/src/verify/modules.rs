@@ -8,7 +8,7 @@ use nn::ops::{Attention, BitLinear, RmsNorm, Rope, RopeTables, SoftCap, SwiGlu};
 use nn::ternary::{QuantizedRows, Ternary};
 use smallvec::smallvec;
 use std::sync::Arc;
-use tensor::{DType, Device, Tensor};
+use tensor::{DType, Tensor};
 
 const ELEMENTWISE: f64 = 2e-6;
 const ATTENTION: f64 = 5e-6;
@@ -90,7 +90,7 @@ fn rope(golden: &Golden, report: &mut Report, case: &str) -> Result<()> {
     let positions = positions.into_iter().map(|p| usize::try_from(p).context("a position is negative"));
     let positions: Vec<usize> = positions.collect::<Result<_>>()?;
     let theta = golden.setting(&["rope_theta"])?;
-    let tables = RopeTables::new(positions, head_dim, theta, DType::F32, &Device::Cpu)?;
+    let tables = RopeTables::new(positions, head_dim, theta, DType::F32, golden.device())?;
     for (part, table) in [("cos", tables.cos()), ("sin", tables.sin())] {
         // The reference stores both halves of a head, which are alike.
         let both = Tensor::cat(&[table, table], 1)?;

@@ -1,6 +1,8 @@
 //! Learning from another run.
 
-use crate::harness::{Runs, Train, losses, metrics};
+use crate::harness::{Runs, Train, losses, metrics, program};
+use distillix::smelter::config::Config;
+use tensor::io::SafeTensors;
 
 fn with_teacher(runs: &Runs, out: &str, settings: &[&str]) -> Train {
     runs.distill(out, runs.path("teacher"), &["training.steps=4"]).set(settings)
@@ -47,6 +49,26 @@ fn attention_relations_can_be_learned_too() {
 }
 
 #[test]
+fn a_student_can_start_from_the_teacher() {
+    let runs = runs_with_teacher();
+    let teacher = SafeTensors::open(runs.path("teacher").join("model.safetensors")).unwrap();
+    // No step changes anything, so the weights are those of the start.
+    let still = ["training.muon_lr=0", "training.adamw_lr=0", "distillation.init=true"];
+    for (out, model) in [("ternary", "model.linear=ternary"), ("narrow", "model.mlp=64")] {
+        with_teacher(&runs, out, &still).set(&["model.layers=2", "model.mlp=96", model]).ok();
+        let student = SafeTensors::open(runs.path(out).join("model.safetensors")).unwrap();
+        for info in student.tensors() {
+            let [a, b] = [&student, &teacher].map(|file| file.tensor(&info.name).unwrap());
+            let fits = a.dims() == b.dims();
+            assert_eq!(fits, out == "ternary" || !info.name.contains("mlp"), "{}", info.name);
+            assert!(!fits || a.to_vec::<f32>().unwrap() == b.to_vec::<f32>().unwrap(), "{}", info.name);
+        }
+    }
+    let said = with_teacher(&runs, "other", &still).set(&["model.hidden=32"]).ok();
+    assert!(said.contains("warning: no weight of the teacher has the dimensions"), "{said}");
+}
+
+#[test]
 fn losses_without_a_use_for_the_teacher_are_refused() {
     let runs = Runs::new();
     for (kind, words) in [
@@ -70,7 +92,7 @@ fn a_teacher_must_speak_the_same_tokens() {
 
     let corpus = runs.file("corpus.txt", "def one(x):\n    return x + 1\n".repeat(50).as_bytes());
     let tokenizer = runs.path("tokenizer.json");
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_distillix"))
+    let output = std::process::Command::new(program())
         .args(["tokenizer", "train", "--vocab-size", "300", "--out"])
         .arg(&tokenizer)
         .arg("--data")
@@ -78,6 +100,11 @@ fn a_teacher_must_speak_the_same_tokens() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // Where nobody says it, the vocabulary's size follows from the tokenizer.
+    runs.train("own", &["training.steps=2"]).arg("--tokenizer").arg(&tokenizer).ok();
+    let config = Config::default().with_file(&runs.path("own").join("config.json")).unwrap();
+    assert_eq!(config.model.vocab_size, 320);
+    runs.distill("from-own", runs.path("own"), &["training.steps=2"]).ok();
     let error =
         with_teacher(&runs, "other", &["model.vocab_size=320"]).arg("--tokenizer").arg(&tokenizer).error();
     assert!(error.contains("the teacher has another tokenizer than this run"), "{error}");

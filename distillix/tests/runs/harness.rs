@@ -65,7 +65,11 @@ impl Runs {
     pub fn distill(&self, out: &str, teacher: impl AsRef<OsStr>, settings: &[&str]) -> Train {
         let cache = format!("data.cache_dir={}", self.path("cache").display());
         let train = Train::new().arg("--out").arg(self.path(out)).arg("--teacher").arg(teacher).arg("--data");
-        train.arg(self.path("data.jsonl")).set(&TINY).set(&["data.fim_rate=0", &cache]).set(settings)
+        train
+            .arg(self.path("data.jsonl"))
+            .set(&TINY)
+            .set(&["data.fim_rate=0", "distillation.init=false", &cache])
+            .set(settings)
     }
 
     /// The same without a teacher.
@@ -79,6 +83,11 @@ impl Runs {
     }
 }
 
+/// The program: where it was built, or where the environment says if the tests were packed to run elsewhere.
+pub fn program() -> String {
+    std::env::var("CARGO_BIN_EXE_distillix").unwrap_or(env!("CARGO_BIN_EXE_distillix").into())
+}
+
 /// A command line of `train`.
 pub struct Train {
     command: Command,
@@ -86,7 +95,7 @@ pub struct Train {
 
 impl Train {
     pub fn new() -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_distillix"));
+        let mut command = Command::new(program());
         command.arg("train");
         Train { command }
     }

@@ -197,12 +197,23 @@ fn a_broken_checkpoint_is_passed_over() {
     let runs = Runs::new();
     let settings = ["training.steps=9", "training.checkpoint_every=3", "training.keep_checkpoints=2"];
     runs.train("whole", &settings).ok();
-    for name in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+    let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 2);
+    // Another number, as a disk may make of one; the file is as well-formed as before.
+    let flip = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
+    let damages: [(&str, fn(&mut Vec<u8>)); 5] = [
+        ("model.safetensors", cut),
+        ("optimizer.safetensors", cut),
+        ("state.json", cut),
+        ("model.safetensors", flip),
+        ("optimizer.safetensors", flip),
+    ];
+    for (name, damage) in damages {
         runs.train("run", &settings).ok();
         let run = runs.path("run");
         let file = checkpoint(&run, 9).join(name);
-        let length = fs::metadata(&file).unwrap().len();
-        fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(length / 2).unwrap();
+        let mut bytes = fs::read(&file).unwrap();
+        damage(&mut bytes);
+        fs::write(&file, bytes).unwrap();
         let said = runs.resume("run", &[]).ok();
         assert!(said.contains("warning: the checkpoint of step 9 cannot be used"), "{said}");
         assert!(said.contains("from step 6"), "{said}");
@@ -210,6 +221,31 @@ fn a_broken_checkpoint_is_passed_over() {
         assert!(checkpoint(&run, 6).is_dir() && run.join("checkpoints/broken-00000009").is_dir());
         fs::remove_dir_all(&run).unwrap();
     }
+}
+
+#[test]
+fn a_run_goes_on_only_with_the_data_and_the_teacher_it_began_with() {
+    let runs = Runs::new();
+    runs.train("teacher", &["training.steps=2"]).ok();
+    runs.train("other", &["training.steps=2", "training.seed=1"]).ok();
+    runs.distill("run", runs.path("teacher"), &["training.steps=4"]).ok();
+    let longer = || runs.resume("run", &["training.steps=6"]);
+    let data = runs.path("data.jsonl");
+    let text = fs::read_to_string(&data).unwrap();
+    // The same length, so that only the content tells.
+    fs::write(&data, text.replace("total_0", "total_x")).unwrap();
+    let error = longer().error();
+    assert!(error.contains("data.jsonl") && error.contains("is not what the run in"), "{error}");
+    fs::write(&data, text).unwrap();
+
+    let teacher = runs.path("teacher").join("model.safetensors");
+    let weights = fs::read(&teacher).unwrap();
+    fs::copy(runs.path("other").join("model.safetensors"), &teacher).unwrap();
+    let error = longer().error();
+    assert!(error.contains("the teacher is not the one that the run in"), "{error}");
+    fs::write(&teacher, weights).unwrap();
+    longer().ok();
+    assert_eq!(losses(&runs.path("run")).len(), 6);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::harness::{Runs, TINY, losses, metrics, weights};
 use distillix::smelter::config::Config;
 use distillix::smelter::data::Dataset;
+use distillix::smelter::plan::Plan;
 use distillix::smelter::teacher::embedded_tokenizer;
 use distillix::smelter::trainer::Trainer;
 use nn::model::Student;
@@ -27,10 +28,12 @@ fn first_step(runs: &Runs, micro_batch: usize) -> (f64, BTreeMap<String, Vec<f32
     let tokens = tokenizer.len();
     let dataset = Dataset::open(&config.data, tokenizer, training.seq_len, 0, None, &|_| {}).unwrap();
     let student = Student::random(config.model.clone(), tokens, &Device::Cpu, 0).unwrap();
-    let mut trainer = Trainer::new(config, student, None).unwrap();
-    let step = dataset.step(0, training.micro_batches(), training.micro_batch).unwrap();
+    let plan = Plan::candidates(&config, &Device::Cpu, None).unwrap().remove(0);
+    let mut trainer = Trainer::new(config.clone(), plan.clone(), student, None).unwrap();
+    let step = dataset.step(0, plan.micro_batches(&config), plan.micro_batch).unwrap();
     assert_eq!(step.micro_batches.len(), 8 / micro_batch);
-    let report = trainer.step(&step).unwrap();
+    trainer.step(&step).unwrap();
+    let report = trainer.reports(true).unwrap().remove(0);
     let states = trainer.optimizer_state();
     (report.loss, states.map(|(name, state)| (name, state.to_vec().unwrap())).collect())
 }

@@ -6,6 +6,7 @@
 mod attacks;
 mod command;
 mod host;
+mod prompts;
 mod run_attacks;
 mod verdicts;
 

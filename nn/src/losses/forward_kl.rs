@@ -1,7 +1,6 @@
 //! Forward Kullback–Leibler divergence (Hinton et al. 2015).
 
-use super::softmax::log_softmax;
-use super::{RowLoss, RowTarget, Scratch, teacher_logits};
+use super::{Distributions, RowLoss, RowTarget, Scratch, distributions};
 use serde::{Deserialize, Serialize};
 use tensor::cpu::lanes;
 use tensor::{Float, Result};
@@ -30,12 +29,8 @@ impl RowLoss for ForwardKl {
         dz: &mut [T],
         scratch: &mut Scratch<T>,
     ) -> Result<T> {
-        let y = teacher_logits("forward_kl", z, target)?;
-        let t = T::from_f64(self.temperature);
-        let Scratch { student: lq, teacher: lp, .. } = scratch;
-        log_softmax(z, t, lq);
-        log_softmax(y, t, lp);
-        let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
+        let Distributions { t, lq, lp, .. } =
+            distributions("forward_kl", z, target, self.temperature, scratch)?;
         for ((dz, &lq), &lp) in dz.iter_mut().zip(lq).zip(lp) {
             *dz += weight * t * (lq.exp() - lp.exp());
         }

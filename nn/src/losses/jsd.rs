@@ -1,7 +1,7 @@
 //! Generalised Jensen–Shannon divergence (GKD, Agarwal et al. 2023).
 
-use super::softmax::{add_through_softmax, fill_map2, log_softmax, over_mix};
-use super::{RowLoss, RowTarget, Scratch, teacher_logits};
+use super::softmax::{add_through_softmax, fill_map2, over_mix};
+use super::{Distributions, RowLoss, RowTarget, Scratch, distributions};
 use serde::{Deserialize, Serialize};
 use tensor::cpu::lanes;
 use tensor::{Float, Result};
@@ -32,12 +32,7 @@ impl RowLoss for Jsd {
         dz: &mut [T],
         scratch: &mut Scratch<T>,
     ) -> Result<T> {
-        let y = teacher_logits("jsd", z, target)?;
-        let t = T::from_f64(self.temperature);
-        let Scratch { student: lq, teacher: lp, slope, .. } = scratch;
-        log_softmax(z, t, lq);
-        log_softmax(y, t, lp);
-        let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
+        let Distributions { t, lq, lp, slope } = distributions("jsd", z, target, self.temperature, scratch)?;
         let (beta, rest) = (T::from_f64(self.beta), T::from_f64(1.0 - self.beta));
         // The slope with respect to q comes to (1-β)·(log q - log m); the other terms sum to a constant.
         fill_map2(

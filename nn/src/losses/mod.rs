@@ -30,6 +30,7 @@ pub use tvd::Tvd;
 pub use uld::Uld;
 
 use serde::{Deserialize, Serialize};
+use softmax::log_softmax;
 use tensor::{Error, Float, Result};
 
 /// What a position's logits are compared with.
@@ -130,6 +131,34 @@ fn teacher_logits<'a, T>(loss: &'static str, z: &[T], target: RowTarget<'a, T>) 
         }
         _ => Err(Error::argument(loss, "needs a teacher's logits")),
     }
+}
+
+/// What every loss between the two distributions begins with.
+struct Distributions<'a, T> {
+    /// T.
+    t: T,
+    /// `log Q`, `[V]`.
+    lq: &'a [T],
+    /// `log P`, `[V]`.
+    lp: &'a [T],
+    /// Memory for a slope.
+    slope: &'a mut Vec<T>,
+}
+
+#[inline(always)]
+fn distributions<'a, T: Float>(
+    loss: &'static str,
+    z: &[T],
+    target: RowTarget<'_, T>,
+    temperature: f64,
+    scratch: &'a mut Scratch<T>,
+) -> Result<Distributions<'a, T>> {
+    let y = teacher_logits(loss, z, target)?;
+    let t = T::from_f64(temperature);
+    let Scratch { student, teacher, slope, .. } = scratch;
+    log_softmax(z, t, student);
+    log_softmax(y, t, teacher);
+    Ok(Distributions { t, lq: &student[..z.len()], lp: &teacher[..z.len()], slope })
 }
 
 fn token<T>(loss: &'static str, z: &[T], target: RowTarget<'_, T>) -> Result<usize> {

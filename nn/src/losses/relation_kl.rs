@@ -1,18 +1,20 @@
 //! Attention-relation distillation (MiniLM v2, Wang et al. 2020).
 
+mod cuda;
+
 use autograd::{GradSink, Grads, Op, Outputs};
 use rayon::prelude::*;
 use smallvec::{SmallVec, smallvec};
 use tensor::cpu::lanes;
 use tensor::cpu::simd::dispatch;
-use tensor::{Element, Error, Float, Result, Tensor, with_float};
+use tensor::{Device, Element, Error, Float, Result, Tensor, with_float};
 
 /// `Σ_a w_a · mean KL(softmax(R_teacher) ‖ softmax(R_student))` over Q, K and V, with relations
 /// `R = A·Aᵀ/√d_r`. The heads of A are laid side by side and cut into `relation_heads` slices of width d_r, so the
 /// two models may differ in heads and widths. The mean is over batch, relation heads and query positions.
 ///
 /// Inputs: the student's q, k, v, then the teacher's, each `[B, T, heads, d]`; only the student's get a gradient.
-/// Output: a scalar.
+/// Output: a scalar, of their type or on a GPU f32.
 #[derive(Clone, Copy, Debug)]
 pub struct RelationKl {
     /// Number of slices; divides `heads · d` of both models.
@@ -29,6 +31,9 @@ impl Op for RelationKl {
     type Saved = SmallVec<[Tensor; 3]>;
 
     fn forward(&self, inputs: &[&Tensor], keep: bool) -> Result<(Outputs, Option<Self::Saved>)> {
+        if let Device::Cuda(gpu) = inputs[0].device() {
+            return self.forward_cuda(gpu, inputs, keep);
+        }
         let (students, teachers) = inputs.split_at(3);
         let mut total = 0.0;
         let mut grads = SmallVec::new();
@@ -53,6 +58,9 @@ impl Op for RelationKl {
 
     fn backward(&self, saved: Self::Saved, mut dy: Grads, dx: &mut [Option<GradSink<'_>>]) -> Result<()> {
         let Some(dy) = dy.pop().flatten() else { return Ok(()) };
+        if let Device::Cuda(gpu) = dy.device() {
+            return cuda::backward(gpu, saved, &dy, dx);
+        }
         let scale = with_float!(Self::NAME, dy.dtype(), T => Ok(dy.item::<T>()?.to_f64()))?;
         for (sink, grad) in dx.iter_mut().zip(saved) {
             if let Some(sink) = sink {

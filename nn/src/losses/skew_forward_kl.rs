@@ -1,7 +1,7 @@
 //! Skew forward Kullback–Leibler divergence (DistiLLM, Ko et al. 2024).
 
-use super::softmax::{add_through_softmax, fill_map2, log_softmax, over_mix};
-use super::{RowLoss, RowTarget, Scratch, teacher_logits};
+use super::softmax::{add_through_softmax, fill_map2, over_mix};
+use super::{Distributions, RowLoss, RowTarget, Scratch, distributions};
 use serde::{Deserialize, Serialize};
 use tensor::cpu::lanes;
 use tensor::{Float, Result};
@@ -32,12 +32,8 @@ impl RowLoss for SkewForwardKl {
         dz: &mut [T],
         scratch: &mut Scratch<T>,
     ) -> Result<T> {
-        let y = teacher_logits("skew_forward_kl", z, target)?;
-        let t = T::from_f64(self.temperature);
-        let Scratch { student: lq, teacher: lp, slope, .. } = scratch;
-        log_softmax(z, t, lq);
-        log_softmax(y, t, lp);
-        let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
+        let Distributions { t, lq, lp, slope } =
+            distributions("skew_forward_kl", z, target, self.temperature, scratch)?;
         let (alpha, rest) = (T::from_f64(self.alpha), T::from_f64(1.0 - self.alpha));
         // For now log p - log m.
         fill_map2(

@@ -1,7 +1,7 @@
 //! Total variation distance (f-distill, Wen et al. 2023).
 
-use super::softmax::{add_through_softmax, fill_map2, log_softmax};
-use super::{RowLoss, RowTarget, Scratch, teacher_logits};
+use super::softmax::{add_through_softmax, fill_map2};
+use super::{Distributions, RowLoss, RowTarget, Scratch, distributions};
 use serde::{Deserialize, Serialize};
 use tensor::cpu::lanes;
 use tensor::{Float, Result};
@@ -30,12 +30,7 @@ impl RowLoss for Tvd {
         dz: &mut [T],
         scratch: &mut Scratch<T>,
     ) -> Result<T> {
-        let y = teacher_logits("tvd", z, target)?;
-        let t = T::from_f64(self.temperature);
-        let Scratch { student: lq, teacher: lp, slope, .. } = scratch;
-        log_softmax(z, t, lq);
-        log_softmax(y, t, lp);
-        let (lq, lp) = (&lq[..z.len()], &lp[..z.len()]);
+        let Distributions { t, lq, lp, slope } = distributions("tvd", z, target, self.temperature, scratch)?;
         fill_map2(
             slope,
             lq,

@@ -1,11 +1,12 @@
 //! Self-attention of a block.
 
 use super::{KvCache, ModelConfig};
-use crate::ops::{Attention, Reshape, RmsNorm, Rope, RopeTables};
+use crate::ops::{Attention, NormRope, Reshape, RmsNorm, Rope, RopeTables};
 use crate::params::{Params, Role, Specs};
 use autograd::{ParamId, Tape, Var};
+use smallvec::SmallVec;
 use std::sync::Arc;
-use tensor::{Error, Result, Tensor};
+use tensor::{Device, Error, Result, Tensor};
 
 /// Places of the parameters of one self-attention.
 #[derive(Debug)]
@@ -40,49 +41,64 @@ impl SelfAttention {
         SelfAttention { qkv, o_proj, qk_norm, sub_norm }
     }
 
-    /// x `[B, T, H]` to `[B, T, H]`. Also returns q, k, v `[B, T, heads, d]` as they are before the rotary embedding.
+    /// Matrices that read the input.
+    pub fn qkv(&self) -> &[ParamId] {
+        &self.qkv
+    }
+
+    /// q, k, v `[B, T, heads·d]` to `[B, T, H]`. With `relations` also q, k, v `[B, T, heads, d]` as they are between their
+    /// norm and the rotary embedding.
+    #[allow(clippy::too_many_arguments, reason = "what an attention reads")]
     pub fn forward<'m>(
         &self,
         config: &ModelConfig,
         params: &'m Params,
         tape: &mut Tape<'m>,
-        x: &Var,
+        qkv: SmallVec<[Var; 4]>,
         context: &Context,
         cache: Option<(usize, &mut KvCache)>,
-    ) -> Result<(Var, [Var; 3])> {
-        let [b, t, _]: [usize; 3] = x
-            .dims()
-            .try_into()
-            .map_err(|_| Error::shape("attention", format!("x has dims {:?}", x.dims())))?;
-        let eps = config.norm_eps;
-        let projected = params.project(tape, x, &self.qkv)?;
-        let heads = |tape: &mut Tape<'m>, x: &Var, n: usize, norm: Option<ParamId>| {
-            let dims = [b, t, n, config.head_dim].into_iter().collect();
-            let x = tape.apply(Reshape { dims }, &[x])?;
-            let Some(norm) = norm else { return Ok(x) };
-            let gain = tape.param(&params.get(norm).parameter);
-            tape.apply(RmsNorm { eps }, &[&x, &gain])
+        relations: bool,
+    ) -> Result<(Var, Option<[Var; 3]>)> {
+        let &[b, t, _] = qkv[0].dims() else {
+            return Err(Error::shape("attention", format!("q has dims {:?}", qkv[0].dims())));
         };
-        let q = heads(tape, &projected[0], config.heads, self.qk_norm.map(|n| n[0]))?;
-        let k = heads(tape, &projected[1], config.kv_heads, self.qk_norm.map(|n| n[1]))?;
-        let v = heads(tape, &projected[2], config.kv_heads, None)?;
-        drop(projected);
-        let rope = Rope { tables: Arc::clone(&context.rope) };
-        let (q_rotated, mut keys) = (tape.apply(rope.clone(), &[&q])?, tape.apply(rope, &[&k])?);
-        let mut values = v.clone();
+        let d = config.head_dim;
+        let heads = |tape: &mut Tape<'m>, x: &Var, n: usize| {
+            tape.apply(Reshape { dims: [b, t, n, d].into_iter().collect() }, &[x])
+        };
+        let mut q = heads(tape, &qkv[0], config.heads)?;
+        let mut k = heads(tape, &qkv[1], config.kv_heads)?;
+        let v = heads(tape, &qkv[2], config.kv_heads)?;
+        drop(qkv);
+        let on_gpu = matches!(q.device(), Device::Cuda(_)) && d <= NormRope::MAX_HEAD_DIM;
+        let (eps, mut between) = (config.norm_eps, None);
+        if let (Some(norms), true, false) = (self.qk_norm, on_gpu, relations) {
+            for (x, norm) in [&mut q, &mut k].into_iter().zip(norms) {
+                let gain = tape.param(&params.get(norm).parameter);
+                *x = tape.apply(NormRope { eps, tables: Arc::clone(&context.rope) }, &[&*x, &gain])?;
+            }
+        } else {
+            for (x, norm) in [&mut q, &mut k].into_iter().zip(self.qk_norm.iter().flatten()) {
+                let gain = tape.param(&params.get(*norm).parameter);
+                *x = tape.apply(RmsNorm { eps }, &[&*x, &gain])?;
+            }
+            between = relations.then(|| [q.clone(), k.clone(), v.clone()]);
+            let rope = Rope { tables: Arc::clone(&context.rope) };
+            (q, k) = (tape.apply(rope.clone(), &[&q])?, tape.apply(rope, &[&k])?);
+        }
+        let (mut keys, mut values) = (k, v);
         if let Some((layer, cache)) = cache {
             let [all_keys, all_values] = cache.append(layer, [&keys.detach(), &values.detach()])?;
             (keys, values) = (tape.constant(all_keys), tape.constant(all_values));
         }
         let op = Attention { softcap: config.attn_softcap, first_key: context.first_key.clone() };
-        let y = tape.apply(op, &[&q_rotated, &keys, &values])?;
-        let width = config.heads * config.head_dim;
-        let mut y = tape.apply(Reshape { dims: [b, t, width].into_iter().collect() }, &[&y])?;
-        if let Some(norm) = self.sub_norm {
-            let gain = tape.param(&params.get(norm).parameter);
-            y = tape.apply(RmsNorm { eps }, &[&y, &gain])?;
-        }
-        let y = params.project(tape, &y, &[self.o_proj])?.remove(0);
-        Ok((y, [q, k, v]))
+        let y = tape.apply(op, &[&q, &keys, &values])?;
+        let width = config.heads * d;
+        let y = tape.apply(Reshape { dims: [b, t, width].into_iter().collect() }, &[&y])?;
+        let mut y = match self.sub_norm {
+            Some(norm) => params.project_normed(tape, &y, None, (norm, eps), &[self.o_proj])?.1,
+            None => params.project(tape, &y, &[self.o_proj])?,
+        };
+        Ok((y.remove(0), between))
     }
 }

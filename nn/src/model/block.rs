@@ -1,9 +1,8 @@
-//! One block: `h = x + Attn(norm(x))`, then `h + MLP(norm(h))`.
+//! One block: `h = x + Attn(norm(x))`, then `h + MLP(norm(h))`, whose sum is left to whoever comes next.
 
 use super::attention::{Context, SelfAttention};
 use super::mlp::Mlp;
 use super::{KvCache, ModelConfig};
-use crate::ops::{Add, RmsNorm};
 use crate::params::{Params, Role, Specs};
 use autograd::{ParamId, Tape, Var};
 use tensor::Result;
@@ -30,27 +29,27 @@ impl Block {
         }
     }
 
-    /// x `[B, T, H]` to `[B, T, H]`, and the attention's q, k, v (see [`SelfAttention::forward`]).
+    /// From x, or x + delta, `[B, T, H]`, to the two parts of the sum that the block gives. Also q, k, v if `relations` is
+    /// set (see [`SelfAttention::forward`]).
+    #[allow(clippy::too_many_arguments, reason = "what a block reads")]
     pub fn forward<'m>(
         &self,
         config: &ModelConfig,
         params: &'m Params,
         tape: &mut Tape<'m>,
         x: &Var,
+        delta: Option<&Var>,
         context: &Context,
         cache: Option<(usize, &mut KvCache)>,
-    ) -> Result<(Var, [Var; 3])> {
-        let eps = config.norm_eps;
-        let gain = tape.param(&params.get(self.input_layernorm).parameter);
-        let normed = tape.apply(RmsNorm { eps }, &[x, &gain])?;
-        let (attended, qkv) = self.self_attn.forward(config, params, tape, &normed, context, cache)?;
-        drop(normed);
-        let h = tape.apply(Add, &[x, &attended])?;
-        drop(attended);
-        let gain = tape.param(&params.get(self.post_attention_layernorm).parameter);
-        let normed = tape.apply(RmsNorm { eps }, &[&h, &gain])?;
-        let fed = self.mlp.forward(config, params, tape, &normed)?;
-        drop(normed);
-        Ok((tape.apply(Add, &[&h, &fed])?, qkv))
+        relations: bool,
+    ) -> Result<([Var; 2], Option<[Var; 3]>)> {
+        let (norm, eps) = (self.input_layernorm, config.norm_eps);
+        let (x, qkv) = params.project_normed(tape, x, delta, (norm, eps), self.self_attn.qkv())?;
+        let (attended, qkv) = self.self_attn.forward(config, params, tape, qkv, context, cache, relations)?;
+        let norm = (self.post_attention_layernorm, eps);
+        let (h, gate_up) = params.project_normed(tape, &x, Some(&attended), norm, self.mlp.gate_up())?;
+        drop((x, attended));
+        let fed = self.mlp.forward(config, params, tape, gate_up)?;
+        Ok(([h, fed], qkv))
     }
 }

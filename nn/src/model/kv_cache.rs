@@ -13,10 +13,10 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// An empty cache for up to `capacity` tokens.
-    pub fn new(config: &ModelConfig, capacity: usize, device: &Device) -> Result<Self> {
+    /// An empty cache of elements of `dtype` for up to `capacity` tokens.
+    pub(super) fn new(config: &ModelConfig, capacity: usize, dtype: DType, device: &Device) -> Result<Self> {
         let dims = [1, capacity, config.kv_heads, config.head_dim];
-        let empty = || Tensor::zeros(&dims, DType::F32, device);
+        let empty = || Tensor::zeros(&dims, dtype, device);
         let layers = (0..config.layers).map(|_| Ok([empty()?, empty()?])).collect::<Result<_>>()?;
         Ok(KvCache { layers, len: 0, capacity })
     }
@@ -49,9 +49,7 @@ impl KvCache {
             return Err(Error::argument("kv_cache", message));
         }
         for (all, new) in self.layers[layer].iter_mut().zip(new) {
-            let row: usize = all.dims()[2..].iter().product();
-            let new = new.contiguous()?;
-            all.as_mut_slice::<f32>()?[self.len * row..][..t * row].copy_from_slice(new.as_slice::<f32>()?);
+            all.overwrite(1, self.len, new)?;
         }
         let [k, v] = &self.layers[layer];
         Ok([k.narrow(1, 0, self.len + t)?, v.narrow(1, 0, self.len + t)?])

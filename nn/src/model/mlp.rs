@@ -1,9 +1,10 @@
 //! Gated feed-forward part of a block.
 
 use super::ModelConfig;
-use crate::ops::{RmsNorm, SwiGlu};
+use crate::ops::SwiGlu;
 use crate::params::{Params, Role, Specs};
 use autograd::{ParamId, Tape, Var};
+use smallvec::SmallVec;
 use tensor::Result;
 
 /// Places of the parameters of one feed-forward part.
@@ -26,21 +27,27 @@ impl Mlp {
         Mlp { gate_up, down_proj, sub_norm }
     }
 
-    /// x `[B, T, H]` to `[B, T, H]`.
+    /// Matrices that read the input.
+    pub fn gate_up(&self) -> &[ParamId] {
+        &self.gate_up
+    }
+
+    /// Gate and up `[B, T, mlp]` to `[B, T, H]`.
     pub fn forward<'m>(
         &self,
         config: &ModelConfig,
         params: &'m Params,
         tape: &mut Tape<'m>,
-        x: &Var,
+        gate_up: SmallVec<[Var; 4]>,
     ) -> Result<Var> {
-        let projected = params.project(tape, x, &self.gate_up)?;
-        let mut y = tape.apply(SwiGlu, &[&projected[0], &projected[1]])?;
-        drop(projected);
-        if let Some(norm) = self.sub_norm {
-            let gain = tape.param(&params.get(norm).parameter);
-            y = tape.apply(RmsNorm { eps: config.norm_eps }, &[&y, &gain])?;
-        }
-        Ok(params.project(tape, &y, &[self.down_proj])?.remove(0))
+        let (gate_up, down) = ([&gate_up[0], &gate_up[1]], [self.down_proj]);
+        let mut y = match self.sub_norm {
+            Some(norm) => {
+                let y = tape.apply(SwiGlu, &gate_up)?;
+                params.project_normed(tape, &y, None, (norm, config.norm_eps), &down)?.1
+            }
+            None => params.project_gated(tape, gate_up, &down)?,
+        };
+        Ok(y.remove(0))
     }
 }

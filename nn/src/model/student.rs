@@ -4,7 +4,7 @@ use super::attention::Context;
 use super::block::Block;
 use super::{KvCache, LinearKind, ModelConfig};
 use crate::losses::Loss;
-use crate::ops::{Embedding, HeadLoss, Reshape, RmsNorm, RopeTables, Teacher, head_logits};
+use crate::ops::{Add, Embedding, HeadLoss, Reshape, RmsNorm, RopeTables, Teacher, head_logits};
 use crate::params::{Params, Role, Spec, Specs};
 use autograd::{ParamId, Tape, Var};
 use std::sync::Arc;
@@ -22,6 +22,8 @@ pub struct Student {
     norm: ParamId,
     lm_head: Option<ParamId>,
     rope: RopeTables,
+    /// Type of the activations.
+    compute: DType,
 }
 
 /// Tokens of a pass.
@@ -86,7 +88,7 @@ impl Student {
         let params = specs.build(config.linear == LinearKind::Ternary, device, init)?;
         let rope =
             RopeTables::new(0..config.max_seq, config.head_dim, config.rope_theta, DType::F32, device)?;
-        Ok(Student { config, vocab, params, embed_tokens, blocks, norm, lm_head, rope })
+        Ok(Student { config, vocab, params, embed_tokens, blocks, norm, lm_head, rope, compute: DType::F32 })
     }
 
     /// A model with normal weights of standard deviation `config.init_std`; each parameter has its own random stream.
@@ -118,6 +120,34 @@ impl Student {
         &mut self.params
     }
 
+    /// Where the weights lie and the model runs.
+    pub fn device(&self) -> Device {
+        self.params.get(self.embed_tokens).parameter.value.device()
+    }
+
+    /// Type of the activations, f32 at first. The weights stay f32.
+    pub fn compute(&self) -> DType {
+        self.compute
+    }
+
+    /// Computes activations in `dtype`: f32, or bf16 on a GPU.
+    ///
+    /// # Errors
+    /// If it is another type, or bf16 on the CPU.
+    pub fn set_compute(&mut self, dtype: DType) -> Result<()> {
+        match (dtype, self.device()) {
+            (DType::F32, _) | (DType::BF16, Device::Cuda(_)) => {}
+            _ => return Err(Error::dtype("set_compute", "f32, or bf16 on a GPU", dtype)),
+        }
+        self.compute = dtype;
+        Ok(())
+    }
+
+    /// An empty cache for decoding up to `capacity` tokens of one sequence.
+    pub fn kv_cache(&self, capacity: usize) -> Result<KvCache> {
+        KvCache::new(&self.config, capacity, self.compute, &self.device())
+    }
+
     fn head(&self) -> ParamId {
         self.lm_head.unwrap_or(self.embed_tokens)
     }
@@ -142,30 +172,36 @@ impl Student {
         relations_of: Option<usize>,
     ) -> Result<(Var, Option<Relations>)> {
         let (context, _) = self.context(input, 0)?;
-        let mut x = self.embed(tape, input)?;
+        let (mut x, mut delta) = (self.embed(tape, input)?, None);
         let mut relations = None;
         for (i, block) in self.blocks.iter().enumerate() {
             if recompute && relations_of != Some(i) && tape.is_recording() {
                 let context = context.clone();
+                // One tensor a block is remembered, so the sum is not left to the next.
                 let run = move |tape: &mut Tape<'m>, x: &[Var]| {
-                    Ok(vec![block.forward(&self.config, &self.params, tape, &x[0], &context, None)?.0])
+                    let (config, params) = (&self.config, &self.params);
+                    let ([x, delta], _) =
+                        block.forward(config, params, tape, &x[0], None, &context, None, false)?;
+                    Ok(vec![tape.apply(Add, &[&x, &delta])?])
                 };
+                x = sum(tape, x, delta.take())?;
                 x = tape.checkpoint(&[&x], run)?.remove(0);
             } else {
-                let (y, qkv) = block.forward(&self.config, &self.params, tape, &x, &context, None)?;
-                x = y;
-                if relations_of == Some(i) {
-                    relations = Some(qkv);
-                }
+                let (config, params, wanted) = (&self.config, &self.params, relations_of == Some(i));
+                let ([y, fed], qkv) =
+                    block.forward(config, params, tape, &x, delta.as_ref(), &context, None, wanted)?;
+                (x, delta) = (y, Some(fed));
+                relations = relations.or(qkv);
             }
         }
+        let x = sum(tape, x, delta)?;
         Ok((self.final_norm(tape, &x)?, relations))
     }
 
     fn embed<'m>(&'m self, tape: &mut Tape<'m>, input: &Input) -> Result<Var> {
         let table = tape.param(&self.params.get(self.embed_tokens).parameter);
         let ids = tape.constant(input.ids.clone());
-        tape.apply(Embedding::default(), &[&table, &ids])
+        tape.apply(Embedding { dtype: Some(self.compute) }, &[&table, &ids])
     }
 
     fn final_norm<'m>(&'m self, tape: &mut Tape<'m>, x: &Var) -> Result<Var> {
@@ -227,13 +263,25 @@ impl Student {
         let input = Input { ids: ids.clone(), first_key: None };
         let (context, [_, t]) = self.context(&input, cache.len())?;
         let mut tape = Tape::inference();
-        let mut x = self.embed(&mut tape, &input)?;
+        let (mut x, mut delta) = (self.embed(&mut tape, &input)?, None);
         for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&self.config, &self.params, &mut tape, &x, &context, Some((i, cache)))?.0;
+            let (config, params, cache) = (&self.config, &self.params, Some((i, &mut *cache)));
+            let ([y, fed], _) =
+                block.forward(config, params, &mut tape, &x, delta.as_ref(), &context, cache, false)?;
+            (x, delta) = (y, Some(fed));
         }
+        let x = sum(&mut tape, x, delta)?;
         cache.advance(t);
         let last = tape.constant(x.detach().narrow(1, t - 1, 1)?);
         let hidden = self.final_norm(&mut tape, &last)?;
         self.logits_of(&hidden.detach())
+    }
+}
+
+/// The residual stream: x, or x + delta.
+fn sum(tape: &mut Tape<'_>, x: Var, delta: Option<Var>) -> Result<Var> {
+    match delta {
+        Some(delta) => tape.apply(Add, &[&x, &delta]),
+        None => Ok(x),
     }
 }

@@ -50,7 +50,13 @@ impl Op for BitLinear<'_> {
 
     fn backward(&self, x: QuantizedRows, dy: Grads, dx: &mut [Option<GradSink<'_>>]) -> Result<()> {
         if let Device::Cuda(gpu) = x.codes().device() {
-            return self.backward_cuda(gpu, &x, dy, dx);
+            let (dx, dw) = dx.split_at_mut(1);
+            if let Some(sink) = &mut dx[0] {
+                let gradient =
+                    |dx: &mut Tensor, beta| input_gradient(gpu, &self.weights, &dy, dx, beta as f32);
+                sink.accumulate(gradient)?;
+            }
+            return weight_gradients(gpu, &x, &dy, dw);
         }
         let (dx, dw) = dx.split_at_mut(1);
         for ((ternary, dy), dw) in self.weights.iter().zip(dy).zip(dw) {
@@ -80,36 +86,39 @@ impl Op for BitLinear<'_> {
     }
 }
 
-impl BitLinear<'_> {
-    /// The products in the type of dY, with W̃ and X̃ in memory for as long as they take; dW in f32.
-    fn backward_cuda(
-        &self,
-        gpu: Cuda,
-        x: &QuantizedRows,
-        dy: Grads,
-        dx: &mut [Option<GradSink<'_>>],
-    ) -> Result<()> {
-        let (dx, dw) = dx.split_at_mut(1);
-        let mut values = None;
-        for ((ternary, dy), dw) in self.weights.iter().zip(dy).zip(dw) {
-            let Some(dy) = dy else { continue };
-            let dy = dy.contiguous()?;
-            if let Some(sink) = &mut dx[0] {
-                let w = cuda::dequantized_weight(gpu, ternary, dy.dtype())?;
-                sink.accumulate(|dx, beta| {
-                    gpu.matmul(1.0, Mat::rows(&dy)?, Mat::rows(&w)?, beta as f32, dx)
-                })?;
-            }
-            if let Some(sink) = dw {
-                let x = match &values {
-                    Some(x) => x,
-                    None => values.insert(cuda::dequantized_rows(gpu, x, dy.dtype())?),
-                };
-                sink.accumulate(|dw, beta| {
-                    gpu.matmul(1.0, Mat::rows(&dy)?.t(), Mat::rows(x)?, beta as f32, dw)
-                })?;
-            }
-        }
-        Ok(())
+/// `dx = beta·dx + Σ dYᵢ·W̃ᵢ` over the gradients that arrived, in their type, with each W̃ in memory for as long as it takes.
+pub(super) fn input_gradient(
+    gpu: Cuda,
+    weights: &[&Ternary],
+    dy: &[Option<Tensor>],
+    dx: &mut Tensor,
+    mut beta: f32,
+) -> Result<()> {
+    for (ternary, dy) in weights.iter().zip(dy) {
+        let Some(dy) = dy else { continue };
+        let w = cuda::dequantized_weight(gpu, ternary, dy.dtype())?;
+        gpu.matmul(1.0, Mat::rows(&dy.contiguous()?)?, Mat::rows(&w)?, beta, dx)?;
+        beta = 1.0;
     }
+    Ok(())
+}
+
+/// `dWᵢ = dYᵢᵀ·X̃`, with X̃ in memory for as long as it takes; dW in f32.
+pub(super) fn weight_gradients(
+    gpu: Cuda,
+    x: &QuantizedRows,
+    dy: &[Option<Tensor>],
+    dw: &mut [Option<GradSink<'_>>],
+) -> Result<()> {
+    let mut values = None;
+    for (dy, dw) in dy.iter().zip(dw) {
+        let (Some(dy), Some(sink)) = (dy, dw) else { continue };
+        let x = match &values {
+            Some(x) => x,
+            None => values.insert(cuda::dequantized_rows(gpu, x, dy.dtype())?),
+        };
+        let dy = dy.contiguous()?;
+        sink.accumulate(|dw, beta| gpu.matmul(1.0, Mat::rows(&dy)?.t(), Mat::rows(x)?, beta as f32, dw))?;
+    }
+    Ok(())
 }

@@ -2,6 +2,8 @@
 
 mod cuda;
 
+pub(crate) use cuda::{scaled, term_words};
+
 use super::SoftCap;
 use super::linear::{rows_of, rows_of_mut};
 use super::soft_cap::{slope, soft_cap};

@@ -4,8 +4,10 @@ mod add;
 mod attention;
 mod bit_linear;
 mod embedding;
+mod fused_bit_linear;
 mod head_loss;
 mod linear;
+mod norm_rope;
 mod reshape;
 mod rms_norm;
 mod rope;
@@ -16,8 +18,11 @@ pub use add::Add;
 pub use attention::Attention;
 pub use bit_linear::BitLinear;
 pub use embedding::Embedding;
+pub use fused_bit_linear::{Before, FusedBitLinear};
 pub use head_loss::{HeadLoss, IGNORE, Teacher, head_logits};
+pub(crate) use head_loss::{scaled, term_words};
 pub use linear::Linear;
+pub use norm_rope::NormRope;
 pub use reshape::Reshape;
 pub use rms_norm::RmsNorm;
 pub use rope::{Rope, RopeTables};
@@ -35,7 +40,7 @@ fn expect_dims(op: &'static str, what: &str, tensor: &Tensor, expected: &[usize]
 }
 
 /// Checks that `tensor` has the element type `expected`.
-fn expect_dtype(op: &'static str, tensor: &Tensor, expected: DType) -> Result<()> {
+pub(crate) fn expect_dtype(op: &'static str, tensor: &Tensor, expected: DType) -> Result<()> {
     if tensor.dtype() == expected {
         return Ok(());
     }
@@ -43,7 +48,7 @@ fn expect_dtype(op: &'static str, tensor: &Tensor, expected: DType) -> Result<()
 }
 
 /// `n` as a GPU kernel counts.
-fn count(op: &'static str, n: usize) -> Result<u32> {
+pub(crate) fn count(op: &'static str, n: usize) -> Result<u32> {
     u32::try_from(n)
         .map_err(|_| Error::shape(op, format!("{n} is more than a GPU kernel counts to, 2^32 - 1")))
 }

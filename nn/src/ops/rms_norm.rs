@@ -19,9 +19,9 @@ pub struct RmsNorm {
 
 /// The inputs, and 1/sqrt(mean(x²) + eps) of each row, in f32 on a GPU.
 pub struct Saved {
-    x: Tensor,
-    w: Tensor,
-    inverse_rms: Tensor,
+    pub(super) x: Tensor,
+    pub(super) w: Tensor,
+    pub(super) inverse_rms: Tensor,
 }
 
 impl Op for RmsNorm {
@@ -52,7 +52,9 @@ impl Op for RmsNorm {
         let Some(dy) = dy.pop().flatten() else { return Ok(()) };
         let dy = dy.contiguous()?;
         if let Device::Cuda(gpu) = dy.device() {
-            return backward_cuda(gpu, &saved, &dy, sinks);
+            let [dx, dw] = sinks else { return Ok(()) };
+            let grad = backward_cuda(gpu, &saved, &dy, None, dw.as_mut())?;
+            return dx.as_mut().map_or(Ok(()), |sink| sink.give(grad));
         }
         let Saved { x, w, inverse_rms } = saved;
         let mut dx = Tensor::empty(x.dims(), x.dtype(), &x.device())?;
@@ -148,10 +150,10 @@ fn backward<T: Float>(x: &[T], w: &[T], inverse: &[T], dy: &[T], dx: &mut [T], d
 }
 
 /// Threads of a block.
-const THREADS: usize = 256;
+pub(super) const THREADS: usize = 256;
 
 /// How many threads share a row: as few as hold it in their registers.
-fn lanes(h: usize, dtype: DType) -> usize {
+pub(super) fn lanes(h: usize, dtype: DType) -> usize {
     match packs(h, dtype) {
         0..=8 => 8,
         9..=16 => 16,
@@ -177,7 +179,14 @@ fn forward_cuda(gpu: Cuda, x: &Tensor, w: &Tensor, eps: f64) -> Result<[Tensor; 
     Ok([y, inverse])
 }
 
-fn backward_cuda(gpu: Cuda, saved: &Saved, dy: &Tensor, sinks: &mut [Option<GradSink<'_>>]) -> Result<()> {
+/// The gradient of x, plus `other` if there is one; that of the gain goes to `dw`.
+pub(super) fn backward_cuda(
+    gpu: Cuda,
+    saved: &Saved,
+    dy: &Tensor,
+    other: Option<&Tensor>,
+    dw: Option<&mut GradSink<'_>>,
+) -> Result<Tensor> {
     const OP: &str = RmsNorm::NAME;
     let Saved { x, w, inverse_rms } = saved;
     let (h, device) = (x.last_dim(), x.device());
@@ -193,21 +202,26 @@ fn backward_cuda(gpu: Cuda, saved: &Saved, dy: &Tensor, sinks: &mut [Option<Grad
         .read(w)?
         .read(inverse_rms)?
         .read(dy)?
-        .read_optional(None)?
+        .read_optional(other)?
         .write(&mut dx)?
         .write(&mut partial)?;
     let launch = launch.value(count(OP, rows)?).value(count(OP, h)?).value(lanes as u32);
     // SAFETY: these are the arguments of rms_norm_backward; it reads and writes rows·h elements, and each block its row of
     // `partial`.
     unsafe { launch.run(Grid::blocks(blocks, THREADS as u32)) }?;
-    if let Some(sink) = &mut sinks[0] {
-        sink.give(dx)?;
+    if let Some(dw) = dw {
+        sum_partials(gpu, &partial, dw)?;
     }
-    let Some(sink) = &mut sinks[1] else { return Ok(()) };
+    Ok(dx)
+}
+
+/// Adds up the rows of `partial` `[parts, h]`, in order, into the gradient of a gain `[h]`.
+pub(super) fn sum_partials(gpu: Cuda, partial: &Tensor, sink: &mut GradSink<'_>) -> Result<()> {
+    let [parts, h] = partial.dims_n("rms_norm")?;
     sink.accumulate(|dw, beta| {
-        let launch = gpu.entry("rms_norm", "rms_norm_dw").read(&partial)?.write(dw)?;
-        let launch = launch.value(blocks as u32).value(count(OP, h)?).value(beta as f32);
-        // SAFETY: these are the arguments of rms_norm_dw; it reads blocks·h elements and writes h.
+        let launch = gpu.entry("rms_norm", "rms_norm_dw").read(partial)?.write(dw)?;
+        let launch = launch.value(parts as u32).value(count("rms_norm", h)?).value(beta as f32);
+        // SAFETY: these are the arguments of rms_norm_dw; it reads parts·h elements and writes h.
         unsafe { launch.run(Grid::blocks(h.div_ceil(32), 1024)) }
     })
 }

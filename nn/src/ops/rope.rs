@@ -37,7 +37,9 @@ impl RopeTables {
             }
         }
         let dims = [cos.len() / half.max(1), half];
-        let table = |values: &[f64]| Tensor::from_slice(values, &dims, device)?.to_dtype(dtype);
+        let table = |values: &[f64]| {
+            Tensor::from_slice(values, &dims, &Device::Cpu)?.to_dtype(dtype)?.to_device(device)
+        };
         Ok(RopeTables { cos: table(&cos)?, sin: table(&sin)? })
     }
 

@@ -95,7 +95,11 @@ fn forward_cuda(gpu: Cuda, gate: &Tensor, up: &Tensor, y: &mut Tensor) -> Result
     unsafe { launch.value(n as u64).run(Grid::strided(gpu, packs(n, gate.dtype()))) }
 }
 
-fn backward_cuda(gpu: Cuda, [gate, up, dy]: [&Tensor; 3], [dgate, dup]: [&mut Tensor; 2]) -> Result<()> {
+pub(super) fn backward_cuda(
+    gpu: Cuda,
+    [gate, up, dy]: [&Tensor; 3],
+    [dgate, dup]: [&mut Tensor; 2],
+) -> Result<()> {
     expect_dtype(SwiGlu::NAME, dy, gate.dtype())?;
     let n = gate.numel();
     let launch = gpu.kernel("swiglu", "swiglu_backward", gate.dtype())?;

@@ -57,12 +57,12 @@ pub(super) fn outcome(words: &[u32], params: &Params) -> Result<Outcome> {
     if words.len() != WORDS {
         return Err(Error::shape("optimizer", format!("{} words of state, expected {WORDS}", words.len())));
     }
-    let (norm, bad, skip) = (f64_at(words, 6), u64_at(words, 8), words[11] != 0);
+    let (norm, bad, skip, updates) = (f64_at(words, 6), u64_at(words, 8), words[11] != 0, u64_at(words, 12));
     let skipped = skip.then(|| match params.name_at(bad) {
         Some(name) => Skipped::Gradient(name.to_owned()),
         None => Skipped::Loss,
     });
-    Ok(Outcome { norm, skipped })
+    Ok(Outcome { norm, updates, skipped })
 }
 
 impl Decided {

@@ -87,7 +87,7 @@ impl Optimizer {
             }),
             _ => None,
         };
-        let outcome = Outcome { norm: 0.0, skipped: None };
+        let outcome = Outcome { norm: 0.0, updates: 0, skipped: None };
         Ok(Optimizer { config, states, steps: 0, factor: 1.0, grad_scale: 1.0, outcome, on_gpu })
     }
 
@@ -132,9 +132,11 @@ impl Optimizer {
         };
         let norm = GradNorm { norm: norm.norm * f64::from(self.grad_scale), ..norm };
         let scale = norm.clip_factor(limit) * self.grad_scale;
-        let skip = skipped.is_some();
-        self.outcome = Outcome { norm: norm.norm, skipped };
-        if skip { Ok(()) } else { self.step(params, grads, scale, self.factor) }
+        if skipped.is_none() {
+            self.step(params, grads, scale, self.factor)?;
+        }
+        self.outcome = Outcome { norm: norm.norm, updates: self.steps, skipped };
+        Ok(())
     }
 
     /// What the last [`Optimizer::update`] found and did; from a GPU it is asked for and arrives later.

@@ -19,6 +19,8 @@ pub enum Skipped {
 pub struct Outcome {
     /// √Σg² over all gradients, scaled, before clipping.
     pub norm: f64,
+    /// Updates so far that changed something.
+    pub updates: u64,
     /// Why nothing was changed, if so.
     pub skipped: Option<Skipped>,
 }

@@ -30,6 +30,11 @@ impl QuantizedRows {
         Ok(QuantizedRows { codes, scales })
     }
 
+    /// Codes, i8, and scales, f32, one a row, that a GPU kernel has made.
+    pub(crate) fn from_parts(codes: Tensor, scales: Tensor) -> Self {
+        QuantizedRows { codes, scales }
+    }
+
     /// Codes, i8, shaped like the activations.
     pub fn codes(&self) -> &Tensor {
         &self.codes

@@ -2,7 +2,7 @@
 
 use super::cache;
 use cudarc::nvrtc::{result as nvrtc, sys};
-use std::ffi::{CStr, CString};
+use std::ffi::CString;
 
 include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
 
@@ -104,12 +104,8 @@ fn compile(file: &str, text: &str, options: &[String]) -> Result<Vec<u8>, String
     if let Err(error) = unsafe { nvrtc::compile_program(program.0, options) } {
         // SAFETY: as above.
         let log = unsafe { nvrtc::get_program_log(program.0) }.unwrap_or_default();
-        // SAFETY: the log ends with a NUL if it is not empty.
-        let log = if log.is_empty() {
-            "".into()
-        } else {
-            unsafe { CStr::from_ptr(log.as_ptr()) }.to_string_lossy()
-        };
+        let log: Vec<u8> = log.into_iter().map(|c| c as u8).take_while(|&c| c != 0).collect();
+        let log = String::from_utf8_lossy(&log);
         return Err(format!("{file}.cu does not compile ({error}):\n{}", log.trim_end()));
     }
     let ptx = options.iter().any(|option| option.contains("=compute_"));

@@ -174,7 +174,7 @@ fn folders() -> Vec<PathBuf> {
 
 fn site_packages() -> Vec<PathBuf> {
     let mut roots: Vec<PathBuf> =
-        ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(|v| env::var_os(v)).map(PathBuf::from).collect();
+        ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().filter_map(env::var_os).map(PathBuf::from).collect();
     // The prefix of the `python3` that would run.
     let python =
         env::var_os("PATH").iter().flat_map(env::split_paths).map(|p| p.join("python3")).find(|p| p.exists());

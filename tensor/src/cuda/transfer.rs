@@ -6,7 +6,7 @@ use crate::{Element, Error, Result, Tensor};
 use cudarc::driver::{result as driver, sys};
 use std::sync::atomic::Ordering;
 
-/// Bytes of one pinned buffer of an upload, and how many are in flight at most.
+/// Bytes of one pinned buffer of uploads, and how many there are.
 const SLOT: usize = 4 << 20;
 const SLOTS: usize = 4;
 
@@ -61,8 +61,30 @@ impl Drop for Pinned {
 #[derive(Default)]
 pub(super) struct Staging {
     ring: Vec<Pinned>,
-    next: usize,
+    /// The buffer of the ring that uploads fill, and how much of it they did.
+    current: usize,
+    filled: usize,
     reads: Vec<Pinned>,
+}
+
+impl Staging {
+    /// A part of the ring for `len` bytes: its buffer, and where it begins there. Small uploads share a buffer, so that
+    /// many can be on their way before one must be waited for.
+    fn place(&mut self, gpu: Cuda, len: usize) -> Result<(&Pinned, usize)> {
+        if self.ring.is_empty() {
+            self.ring.push(Pinned::new(gpu, SLOT)?);
+        } else if self.filled + len > SLOT {
+            self.current = (self.current + 1) % SLOTS;
+            self.filled = 0;
+            match self.ring.get(self.current) {
+                Some(next) => next.wait(gpu)?,
+                None => self.ring.push(Pinned::new(gpu, SLOT)?),
+            }
+        }
+        let start = self.filled;
+        self.filled += len.next_multiple_of(64);
+        Ok((&self.ring[self.current], start))
+    }
 }
 
 /// A read of a tensor that was asked for and may not have arrived.
@@ -73,6 +95,18 @@ pub struct Pending {
 }
 
 impl Pending {
+    /// Whether the elements have arrived, so that [`Pending::get`] does not wait.
+    pub fn has_arrived(&self) -> Result<bool> {
+        self.gpu.bind()?;
+        let Some(pinned) = &self.pinned else { return Ok(true) };
+        // SAFETY: the event is alive.
+        match unsafe { driver::event::query(pinned.event) } {
+            Ok(()) => Ok(true),
+            Err(e) if e.0 == sys::CUresult::CUDA_ERROR_NOT_READY => Ok(false),
+            Err(e) => Err(self.gpu.failed("asking for a copy", e)),
+        }
+    }
+
     /// The elements, waiting for them if they have not arrived.
     ///
     /// # Errors
@@ -100,23 +134,17 @@ impl Cuda {
         self.bind()?;
         let mut staging = self.0.staging.lock().unwrap_or_else(|e| e.into_inner());
         for (i, part) in bytes.chunks(SLOT).enumerate() {
-            if staging.ring.len() < SLOTS {
-                let slot = Pinned::new(self, SLOT)?;
-                slot.record(self)?;
-                staging.next = staging.ring.len();
-                staging.ring.push(slot);
-            }
-            let slot = &staging.ring[staging.next];
-            slot.wait(self)?;
-            // SAFETY: the slot holds SLOT bytes that no copy uses now; the destination holds `bytes.len()`.
+            let (buffer, start) = staging.place(self, part.len())?;
+            // SAFETY: the buffer holds `part.len()` bytes from `start` that no copy uses now; the destination holds
+            // `bytes.len()`.
             unsafe {
-                std::ptr::copy_nonoverlapping(part.as_ptr(), slot.ptr, part.len());
-                let from = std::slice::from_raw_parts(slot.ptr, part.len());
+                let at = buffer.ptr.add(start);
+                std::ptr::copy_nonoverlapping(part.as_ptr(), at, part.len());
+                let from = std::slice::from_raw_parts(at, part.len());
                 driver::memcpy_htod_async(to + (i * SLOT) as u64, from, self.stream())
             }
             .map_err(|e| self.failed("copying to the GPU", e))?;
-            slot.record(self)?;
-            staging.next = (staging.next + 1) % SLOTS;
+            buffer.record(self)?;
         }
         Ok(())
     }

@@ -50,6 +50,34 @@ impl Tensor {
         Ok(out)
     }
 
+    /// Overwrites the elements from `start` along an axis with those of a tensor of the same type, whose other dimensions
+    /// are this one's.
+    ///
+    /// # Errors
+    /// If shapes or types do not fit, or this tensor is not contiguous or its memory is shared.
+    pub fn overwrite(&mut self, axis: usize, start: usize, source: &Tensor) -> Result<()> {
+        const OP: &str = "overwrite";
+        self.same_dtype(OP, source)?;
+        if self.narrow(axis, start, source.dims().get(axis).copied().unwrap_or(0))?.dims() != source.dims() {
+            let message =
+                format!("dims {:?} into {:?} from {start} of axis {axis}", source.dims(), self.dims());
+            return Err(Error::shape(OP, message));
+        }
+        let inner: usize = self.dims()[axis + 1..].iter().product();
+        let (width, pitch) = (source.dims()[axis] * inner, self.dims()[axis] * inner);
+        let source = source.contiguous()?;
+        if let Device::Cuda(gpu) = self.device() {
+            return cuda::copy::into_rows(gpu, &source, self, [width, pitch, start * inner]);
+        }
+        with_element!(self.dtype(), T => {
+            let rows = source.as_slice::<T>()?.chunks_exact(width.max(1));
+            for (to, from) in self.writable::<T>(OP)?.chunks_exact_mut(pitch.max(1)).zip(rows) {
+                to[start * inner..][..width].copy_from_slice(from);
+            }
+        });
+        Ok(())
+    }
+
     /// Joins tensors of equal dimensions and type along a new axis.
     pub fn stack(tensors: &[&Tensor], axis: usize) -> Result<Tensor> {
         let dims = tensors.first().map(|t| t.dims());

@@ -68,6 +68,13 @@ proptest! {
             }
             let joined = Tensor::cat(&parts.iter().collect::<Vec<_>>(), axis).unwrap();
             check(&joined, &d, DType::F32, &x.values, 0.0);
+            let (mut written, mut start) = (Tensor::empty(&d, DType::F32, &device).unwrap(), 0);
+            for part in &parts {
+                written.overwrite(axis, start, part).unwrap();
+                start += part.dims()[axis];
+            }
+            check(&written, &d, DType::F32, &x.values, 0.0);
+            prop_assert!(written.overwrite(axis, 1, &x.tensor).is_err());
         }
     }
 

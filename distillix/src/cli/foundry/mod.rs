@@ -1,8 +1,13 @@
 //! `distillix foundry`: one file a subcommand.
 
 mod clean;
+mod display;
 mod exec;
+mod export;
+mod generate;
 mod inspect;
+mod prompts;
+mod status;
 mod teachers;
 
 use super::{Output, WrongUse};
@@ -15,17 +20,25 @@ use std::process::ExitCode;
 /// Makes training data: prompts, teachers that answer them, cleaning, and code that is run before it is trusted.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
+    Generate(generate::Args),
+    Status(status::Args),
+    Export(export::Args),
     Clean(clean::Args),
     Exec(exec::Args),
     Inspect(inspect::Args),
+    Prompts(prompts::Args),
     Teachers(teachers::Args),
 }
 
 pub(super) fn run(command: &Command) -> Result<ExitCode> {
     match command {
+        Command::Generate(args) => generate::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Export(args) => export::run(args),
         Command::Clean(args) => clean::run(args),
         Command::Exec(args) => exec::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Prompts(args) => prompts::run(args),
         Command::Teachers(args) => teachers::run(args),
     }
 }
@@ -42,12 +55,33 @@ struct FoundryArgs {
     /// A file that holds it.
     #[arg(long, value_name = "FILE", conflicts_with = "key_env")]
     key_file: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// The arguments that change a config.
+#[derive(Debug, clap::Args)]
+struct ConfigArgs {
     /// A JSON file with keys to change, in the section foundry (`distillix config` prints all).
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Change one key of the config, as in foundry.temperature=0.2. Repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
+}
+
+impl ConfigArgs {
+    /// The foundry's section.
+    fn foundry(&self) -> Result<FoundryConfig> {
+        let mut config = Config::default();
+        if let Some(path) = &self.config {
+            config = config.with_file(path).map_err(wrong)?;
+        }
+        for setting in &self.settings {
+            config = config.with_setting(setting).map_err(wrong)?;
+        }
+        Ok(config.foundry)
+    }
 }
 
 /// Makes an error one of wrong use.
@@ -68,14 +102,7 @@ impl FoundryArgs {
 
     /// The same without them.
     fn config_of_file(&self) -> Result<FoundryConfig> {
-        let mut config = Config::default();
-        if let Some(path) = &self.config {
-            config = config.with_file(path).map_err(wrong)?;
-        }
-        for setting in &self.settings {
-            config = config.with_setting(setting).map_err(wrong)?;
-        }
-        let mut config = config.foundry;
+        let mut config = self.config.foundry()?;
         if let Some(name) = &self.key_env {
             config.defaults.key_env = Some(name.clone());
         }

@@ -11,6 +11,9 @@ pub struct DistillationConfig {
     /// A run folder with the same tokenizer, `embedded` for the one in the program, `null` or `none` for none.
     #[serde(deserialize_with = "teacher")]
     pub teacher: Option<String>,
+    /// Whether the student starts from those of the teacher's weights that have the same name and dimensions in it;
+    /// ternary matrices are rounded from them. Else from random ones.
+    pub init: bool,
     /// Weight of the teacher against the data, 0 to 1.
     pub alpha: f64,
     /// How the student's distribution is compared with the teacher's.
@@ -30,6 +33,7 @@ impl Default for DistillationConfig {
     fn default() -> Self {
         DistillationConfig {
             teacher: None,
+            init: false,
             alpha: 0.5,
             loss: ForwardKl { temperature: 2.0 }.into(),
             relation: None,

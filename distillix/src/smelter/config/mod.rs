@@ -143,7 +143,8 @@ pub(crate) fn merge(base: &mut Value, changes: Value) {
     }
 }
 
-fn differences(path: &str, a: &Value, b: &Value, found: &mut Vec<String>) {
+/// Places where two JSON values differ, as `training.steps: 100 against 200`.
+pub(crate) fn differences(path: &str, a: &Value, b: &Value, found: &mut Vec<String>) {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
             let added = b.keys().filter(|key| !a.contains_key(*key));

@@ -51,13 +51,13 @@ fn tiny() -> Config {
         training: TrainingConfig {
             steps: 2000,
             batch_size: 4,
-            micro_batch: 4,
+            micro_batch: Some(4),
             seq_len: 256,
             adamw_lr: 6e-3,
             warmup_steps: 40,
             final_lr_fraction: 0.0,
             label_smoothing: 0.0,
-            recompute: false,
+            recompute: Some(false),
             checkpoint_every: 500,
             eval_every: 0,
             sample_every: 0,
@@ -65,6 +65,8 @@ fn tiny() -> Config {
         },
         distillation: DistillationConfig {
             teacher: Some("embedded".to_owned()),
+            // What helps most, see EXPERIMENTS.md.
+            init: true,
             // A docstring has one right body, so a softened teacher would only blur it.
             loss: ForwardKl { temperature: 1.0 }.into(),
             ..DistillationConfig::default()

@@ -1,5 +1,6 @@
 //! The `training` section of a config.
 
+use crate::smelter::plan::Precision;
 use anyhow::{Result, ensure};
 use nn::optim::{AdamW, Decay, MatrixOptimizer, Muon, OptimizerConfig, Schedule};
 use serde::{Deserialize, Serialize};
@@ -12,8 +13,9 @@ pub struct TrainingConfig {
     pub steps: u64,
     /// Rows of an optimizer step.
     pub batch_size: usize,
-    /// Rows that are computed at once; divides `batch_size`. Gradients add up over the rest.
-    pub micro_batch: usize,
+    /// Rows that are computed at once; divides `batch_size`. Gradients add up over the rest. `null`: as many as the
+    /// memory of a GPU takes, on the CPU one.
+    pub micro_batch: Option<usize>,
     /// Tokens of a row; at most `model.max_seq`.
     pub seq_len: usize,
     /// Seed of weights, data order and sampling.
@@ -46,8 +48,11 @@ pub struct TrainingConfig {
     pub clip_norm: f64,
     /// Share of a target's probability that the cross-entropy spreads over the vocabulary.
     pub label_smoothing: f64,
-    /// Compute blocks again in the backward pass instead of remembering them: less memory, a third more work.
-    pub recompute: bool,
+    /// Compute blocks again in the backward pass instead of remembering them: less memory, a third more work. `null`: on
+    /// a GPU only if its memory asks for it, on the CPU always.
+    pub recompute: Option<bool>,
+    /// Type of the activations: `f32`, or `bf16` on a GPU. `null`: `bf16` on a GPU, `f32` on the CPU.
+    pub precision: Option<Precision>,
     /// Steps between checkpoints.
     pub checkpoint_every: u64,
     /// How many of the newest checkpoints are kept; the best is kept besides.
@@ -74,7 +79,7 @@ impl Default for TrainingConfig {
         TrainingConfig {
             steps: 20_000,
             batch_size: 32,
-            micro_batch: 1,
+            micro_batch: None,
             seq_len: 2048,
             seed: 0,
             matrix_optimizer: MatrixOptimizer::Muon,
@@ -91,12 +96,13 @@ impl Default for TrainingConfig {
             final_lr_fraction: 0.1,
             clip_norm: 1.0,
             label_smoothing: 0.1,
-            recompute: true,
+            recompute: None,
+            precision: None,
             checkpoint_every: 500,
             keep_checkpoints: 3,
             eval_every: 500,
             eval_batches: 0,
-            eval_functions: 400,
+            eval_functions: 1000,
             sample_every: 500,
             log_every: 10,
             max_bad_steps: 10,
@@ -139,11 +145,6 @@ impl TrainingConfig {
         self.batch_size * self.seq_len
     }
 
-    /// Micro-batches of an optimizer step.
-    pub fn micro_batches(&self) -> usize {
-        self.batch_size / self.micro_batch
-    }
-
     /// The learning rates' factor by step.
     pub fn schedule(&self) -> Schedule {
         Schedule {
@@ -180,7 +181,7 @@ impl TrainingConfig {
         let at_least_one = [
             ("steps", self.steps),
             ("batch_size", self.batch_size as u64),
-            ("micro_batch", self.micro_batch as u64),
+            ("micro_batch", self.micro_batch.unwrap_or(1) as u64),
             ("seq_len", self.seq_len as u64),
             ("checkpoint_every", self.checkpoint_every),
             ("keep_checkpoints", self.keep_checkpoints as u64),
@@ -190,10 +191,10 @@ impl TrainingConfig {
         for (key, value) in at_least_one {
             ensure!(value > 0, "training.{key} is 0, it must be at least 1");
         }
+        let micro_batch = self.micro_batch.unwrap_or(1);
         ensure!(
-            self.batch_size.is_multiple_of(self.micro_batch),
-            "training.micro_batch is {}, it must divide training.batch_size {}",
-            self.micro_batch,
+            self.batch_size.is_multiple_of(micro_batch),
+            "training.micro_batch is {micro_batch}, it must divide training.batch_size {}",
             self.batch_size
         );
         let not_negative = [

@@ -39,7 +39,7 @@ pub fn open_shard(
     {
         return Shard::open(&folder);
     }
-    let key = combine(&[settings, content_hash(source)?]).to_hex();
+    let key = combine(&[settings, content_hash(source, before.bytes, on_progress)?]).to_hex();
     let folder = cache.join(key.as_str());
     fs::create_dir_all(cache.join("warm"))
         .with_context(|| format!("cannot create the cache folder {} (data.cache_dir)", cache.display()))?;

@@ -34,6 +34,8 @@ pub struct SourceReport {
     pub name: String,
     /// What its shard holds; `None` for a generated source.
     pub meta: Option<Meta>,
+    /// Hash of the files' content and of all that decides how they become tokens; `None` for a generated source.
+    pub key: Option<String>,
     /// Training rows an epoch; `None` for a generated source, which has no end.
     pub rows: Option<u64>,
 }
@@ -76,7 +78,7 @@ impl Dataset {
         };
         let (mut sources, mut reports) = (Vec::new(), Vec::new());
         for source in &config.sources {
-            let (rows, meta) = if source.resolved_kind() == SourceKind::Builtin {
+            let (rows, stored) = if source.resolved_kind() == SourceKind::Builtin {
                 let validation_rows = config.validation_rows as u64;
                 let generator = builtin
                     .clone()
@@ -84,12 +86,14 @@ impl Dataset {
                 (Rows::Generated { generator, validation_rows }, None)
             } else {
                 let shard = open_shard(source, &template, &encoding, &config.cache_folder()?, on_progress)?;
-                let meta = shard.meta().clone();
-                (Rows::stored(shard, seq_len)?, Some(meta))
+                let key = shard.folder().file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let stored = (shard.meta().clone(), key);
+                (Rows::stored(shard, seq_len)?, Some(stored))
             };
             let count = rows.count(Split::Train);
             ensure!(count != Some(0), no_rows(source));
-            reports.push(SourceReport { name: source.name(), meta, rows: count });
+            let (meta, key) = stored.unzip();
+            reports.push(SourceReport { name: source.name(), meta, key, rows: count });
             sources.push(rows);
         }
         let weights: Vec<f64> = config.sources.iter().map(|source| source.weight).collect();

@@ -8,9 +8,11 @@ use super::shard::{Meta, ShardWriter};
 use super::template::{Piece, Template};
 use anyhow::{Context, Result};
 use rayon::prelude::*;
-use std::io::BufRead;
+use std::fs::File;
+use std::io::{BufRead, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Documents are read and encoded in batches of about this many bytes, so memory does not grow with the corpus.
 const BATCH_BYTES: u64 = 8 << 20;
@@ -22,13 +24,15 @@ const BATCH_DOCUMENTS: usize = 16_384;
 pub struct Progress {
     /// The source.
     pub source: String,
+    /// What is done with it: `reading` to know its content, or `tokenizing`.
+    pub stage: &'static str,
     /// Bytes of its files that are done.
     pub done: u64,
     /// Bytes of all its files.
     pub total: u64,
 }
 
-/// Called now and then while a source is tokenized.
+/// Called now and then while a source is read or tokenized.
 pub type OnProgress<'a> = &'a (dyn Fn(&Progress) + Sync);
 
 /// The state of a source's files, by path, size and time of change.
@@ -68,12 +72,13 @@ pub fn fingerprint(source: &SourceConfig) -> Result<Fingerprint> {
     Ok(Fingerprint { hash: hasher.finalize(), bytes })
 }
 
-/// Hashes the content of the files of a source, in order.
+/// Hashes the content of the files of a source, `total` bytes, in order.
 ///
 /// # Errors
 /// When a file or folder cannot be read.
-pub fn content_hash(source: &SourceConfig) -> Result<blake3::Hash> {
+pub fn content_hash(source: &SourceConfig, total: u64, on_progress: OnProgress) -> Result<blake3::Hash> {
     let mut hasher = blake3::Hasher::new();
+    let done = AtomicU64::new(0);
     let mut paths = files(source)?;
     loop {
         let batch: Vec<PathBuf> = paths.by_ref().take(256).collect::<Result<_>>()?;
@@ -84,7 +89,16 @@ pub fn content_hash(source: &SourceConfig) -> Result<blake3::Hash> {
             .par_iter()
             .map(|path| {
                 let mut hasher = blake3::Hasher::new();
-                let read = std::fs::File::open(path).and_then(|file| hasher.update_reader(file).map(drop));
+                let mut told = |bytes: usize| {
+                    let done = done.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
+                    on_progress(&Progress {
+                        source: source.name(),
+                        stage: "reading",
+                        done: done.min(total),
+                        total,
+                    });
+                };
+                let read = std::fs::File::open(path).and_then(|file| update(&mut hasher, file, &mut told));
                 read.with_context(|| format!("cannot read {}", path.display()))?;
                 Ok(hasher.finalize())
             })
@@ -94,6 +108,24 @@ pub fn content_hash(source: &SourceConfig) -> Result<blake3::Hash> {
         }
     }
 }
+
+/// Adds what `file` holds; `told` hears of every few megabytes.
+fn update(hasher: &mut blake3::Hasher, file: File, told: &mut impl FnMut(usize)) -> std::io::Result<()> {
+    let mut part = file.take(HASHED_AT_ONCE);
+    loop {
+        let before = hasher.count();
+        hasher.update_reader(&mut part)?;
+        let bytes = hasher.count() - before;
+        told(bytes as usize);
+        if bytes < HASHED_AT_ONCE {
+            return Ok(());
+        }
+        part.set_limit(HASHED_AT_ONCE);
+    }
+}
+
+/// Bytes between two reports of progress.
+const HASHED_AT_ONCE: u64 = 4 << 20;
 
 /// One document, not yet looked into.
 enum Input {
@@ -201,7 +233,7 @@ pub fn tokenize(
     let answered = source.resolved_kind() == SourceKind::Jsonl;
     let mut writer = ShardWriter::create(folder, encoding.tokenizer.len(), answered)?;
     let mut skipped = [0; Skip::ALL.len()];
-    let mut progress = Progress { source: source.name(), done: 0, total };
+    let mut progress = Progress { source: source.name(), stage: "tokenizing", done: 0, total };
     batches(source, |batch, bytes| {
         // Collected in order, so a shard does not depend on the number of threads; the first error is the one reported.
         let encoded: Vec<_> =

@@ -27,6 +27,8 @@ enum Form {
     Plain,
     /// bf16 on tensor cores, sm_80 and later: attention.cu, attention_backward.cu.
     TensorCores,
+    /// bf16 on Hopper, heads of 64: attention_sm90.cu, attention_sm90_backward.cu.
+    Hopper,
 }
 
 /// A kernel and the blocks that run it.
@@ -109,13 +111,14 @@ impl<'a> Attending<'a> {
 
     fn form(&self) -> Form {
         match (self.dtype, self.gpu.arch()) {
+            (DType::BF16, 90) if self.shape.d == 64 => Form::Hopper,
             (DType::BF16, 80..) => Form::TensorCores,
             _ => Form::Plain,
         }
     }
 
     fn forward_kernel(&self) -> Kernel {
-        let Shape { t, heads, d, .. } = self.shape;
+        let Shape { t, heads, kv_heads, d, .. } = self.shape;
         match self.form() {
             Form::Plain => {
                 let tile = plain_tile(d);
@@ -127,6 +130,10 @@ impl<'a> Attending<'a> {
                 let Blocks { row, queries, stream, .. } = Blocks::of(d);
                 let grid = self.grid(t.div_ceil(queries), heads, 128, (queries + 4 * stream) * row);
                 Kernel::new("attention", "attention_forward_bf16", grid)
+            }
+            Form::Hopper => {
+                let grid = self.hopper_grid(t * heads / kv_heads, 2, 12);
+                Kernel::new("attention_sm90", "attention_sm90_forward_bf16", grid)
             }
         }
     }
@@ -152,7 +159,20 @@ impl<'a> Attending<'a> {
                 [("attention_dq_bf16", dq), ("attention_dkv_bf16", dkv)]
                     .map(|(entry, grid)| Kernel::new("attention_backward", entry, grid))
             }
+            Form::Hopper => {
+                let dq = self.hopper_grid(t * heads / kv_heads, 3, 18);
+                let dkv = self.hopper_grid(s, 2, 16);
+                [("attention_sm90_dq_bf16", dq), ("attention_sm90_dkv_bf16", dkv)]
+                    .map(|(entry, grid)| Kernel::new("attention_sm90_backward", entry, grid))
+            }
         }
+    }
+
+    /// Blocks of `teams` warpgroups with 64 rows each; in shared memory `tiles` of 64 rows of 128 bytes, and 1024 bytes
+    /// to align them.
+    fn hopper_grid(&self, rows: usize, teams: usize, tiles: usize) -> Grid {
+        let shared = tiles * 64 * 128 + 1024;
+        self.grid(rows.div_ceil(64 * teams), self.shape.kv_heads, 128 * teams as u32, shared)
     }
 
     fn scale(&self) -> f32 {
@@ -259,7 +279,9 @@ impl<'a> Attending<'a> {
         let mut dq = Tensor::empty(x.q.dims(), self.dtype, &device)?;
         let mut dk = Tensor::empty(x.k.dims(), self.dtype, &device)?;
         let mut dv = Tensor::empty(x.v.dims(), self.dtype, &device)?;
-        let mut delta = Tensor::empty(x.log_sum.dims(), DType::F32, &device)?;
+        // What both kernels need of each query: its log-sum and Σ dy·y.
+        let mut row_sums =
+            Tensor::empty(&[self.batch, self.shape.t, self.shape.heads, 2], DType::F32, &device)?;
         let [of_q, of_kv] = self.backward_kernels();
         let defines = self.defines(of_q.file);
         let defines: Vec<&str> = defines.iter().map(String::as_str).collect();
@@ -268,11 +290,10 @@ impl<'a> Attending<'a> {
             launch.read(&x.q)?.read(&x.k)?.read(&x.v)?.read_optional(self.op.first_key.as_ref())
         };
         let launch =
-            start(&of_q)?.read(&x.y)?.read(&x.log_sum)?.read(dy)?.write(&mut dq)?.write(&mut delta)?;
-        // SAFETY: the arguments are those of every dq kernel, which writes dq and delta, of this shape.
+            start(&of_q)?.read(&x.y)?.read(&x.log_sum)?.read(dy)?.write(&mut dq)?.write(&mut row_sums)?;
+        // SAFETY: the arguments are those of every dq kernel, which writes dq and row_sums, of this shape.
         unsafe { self.scales(self.sizes(launch)).run(of_q.grid) }?;
-        let launch =
-            start(&of_kv)?.read(&x.log_sum)?.read(&delta)?.read(dy)?.write(&mut dk)?.write(&mut dv)?;
+        let launch = start(&of_kv)?.read(&row_sums)?.read(dy)?.write(&mut dk)?.write(&mut dv)?;
         // SAFETY: the arguments are those of every dkv kernel, which writes dk and dv, of this shape.
         unsafe { self.scales(self.sizes(launch)).run(of_kv.grid) }?;
         Ok([dq, dk, dv])

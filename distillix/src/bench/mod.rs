@@ -1,5 +1,8 @@
 //! Timed training steps on random tokens.
 
+pub mod gpu;
+
+use crate::smelter::plan::Precision;
 use anyhow::Result;
 use autograd::Tape;
 use nn::losses::CrossEntropy;
@@ -22,8 +25,14 @@ pub struct TrainBench {
     pub seq_len: usize,
     /// Steps that are timed, after two that are not.
     pub steps: usize,
-    /// Computes blocks again in the backward pass instead of remembering them.
-    pub recompute: bool,
+    /// Computes blocks again in the backward pass instead of remembering them; `None`: only a GPU without the memory.
+    pub recompute: Option<bool>,
+    /// Rows computed at once on a GPU; `None` for as many as fit.
+    pub micro_batch: Option<usize>,
+    /// Type of the activations on a GPU, bf16 if not given.
+    pub precision: Option<Precision>,
+    /// Most bytes that the process takes of a GPU's memory.
+    pub memory_limit: Option<usize>,
 }
 
 /// What was measured.
@@ -51,7 +60,7 @@ pub struct TrainReport {
     pub allocations_after_warmup: usize,
 }
 
-/// Runs the bench; `progress` is called after each step.
+/// Runs the bench on the CPU; `progress` is called after each step.
 pub fn train(bench: &TrainBench, mut progress: impl FnMut(usize)) -> Result<TrainReport> {
     const WARMUP: usize = 2;
     let device = Device::Cpu;
@@ -78,7 +87,7 @@ pub fn train(bench: &TrainBench, mut progress: impl FnMut(usize)) -> Result<Trai
         let start = Instant::now();
         grads.clear();
         let mut tape = Tape::new();
-        let (hidden, _) = model.hidden(&mut tape, &input, bench.recompute, None)?;
+        let (hidden, _) = model.hidden(&mut tape, &input, bench.recompute.unwrap_or(false), None)?;
         let terms = vec![(1.0, CrossEntropy::default().into())];
         let (loss, _) = model.loss(&mut tape, &hidden, targets.clone(), terms, (b * t) as f64, None)?;
         drop(hidden);

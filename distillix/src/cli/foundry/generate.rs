@@ -1,0 +1,179 @@
+//! `distillix foundry generate`.
+
+use super::display::Display;
+use super::{FoundryArgs, Output, block_on, wrong};
+use crate::cli::WrongUse;
+use crate::foundry::config::FoundryConfig;
+use crate::foundry::derive::{self, derive};
+use crate::foundry::generate::{Ended, Event, Options, Summary, generate};
+use crate::foundry::output::SetWriter;
+use crate::foundry::prompts::{Prompt, builtin, file};
+use crate::foundry::tester::SandboxTester;
+use anyhow::{Context, Result};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Asks teachers, and writes what they answer into a file to train on.
+///
+/// Every answer is kept in a store beside the output. Stopped in any way, the same command goes on without asking anything twice.
+/// Ctrl-C waits for the requests under way, and writes the output; a second one ends at once, and loses nothing but them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  distillix foundry generate --builtin 1000 --teacher openai:http://127.0.0.1:8091/v1#smollm2 --output train.jsonl
+  distillix foundry generate --prompts prompts.jsonl --teacher opencode:http://127.0.0.1:4096#local/smollm2 --output train.jsonl
+  distillix foundry generate --prompts p.jsonl --config teachers.json --strategy best_of_n --samples 4 --max-cost 5 --output train.parquet")]
+pub(in crate::cli) struct Args {
+    /// JSONL with a `prompt`, and where wanted `id`, `tests` and `language`, on each line (.gz and .zst too). Repeatable.
+    #[arg(long, value_name = "FILE", required_unless_present = "builtin")]
+    prompts: Vec<PathBuf>,
+    /// N prompts of ours before those of files: tasks that we wrote, in nine languages, then variants of them and made-up ones.
+    /// Without N, every task that we wrote.
+    #[arg(long, value_name = "N", num_args = 0..=1)]
+    builtin: Option<Option<usize>>,
+    /// The file to write: .jsonl, .jsonl.gz, .jsonl.zst or .parquet.
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// Where answers are kept; OUTPUT with .foundry at its end if not given.
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
+    #[command(flatten)]
+    foundry: FoundryArgs,
+    /// one, round_robin, weighted, fallback, all, best_of_n or consensus.
+    #[arg(long, value_name = "NAME")]
+    strategy: Option<String>,
+    /// Answers a prompt, or candidates for best_of_n and consensus.
+    #[arg(long, value_name = "N")]
+    samples: Option<u32>,
+    /// The teacher that chooses among candidates where there are no tests.
+    #[arg(long, value_name = "TEACHER")]
+    judge: Option<String>,
+    /// Requests at one time, for each teacher.
+    #[arg(long, value_name = "N")]
+    concurrency: Option<usize>,
+    /// Never spend more, in the currency of the prices. Limits hold for all runs on one store together.
+    #[arg(long, value_name = "AMOUNT")]
+    max_cost: Option<f64>,
+    /// Never use more tokens, read and written.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<u64>,
+    /// Never send more requests.
+    #[arg(long, value_name = "N")]
+    max_requests: Option<u64>,
+    /// Try again what has failed for good.
+    #[arg(long)]
+    retry_failed: bool,
+    /// Go on with a store that was made with other settings; what the new ones need is asked again.
+    #[arg(long)]
+    allow_changes: bool,
+    /// Write only answers that pass the checks, with their code alone. Without, every answer is written as it came, and its `checks`
+    /// say what they found.
+    #[arg(long)]
+    clean: bool,
+    /// Write the log-probabilities that foundry.top_logprobs asks for into the output too.
+    #[arg(long)]
+    with_logprobs: bool,
+    /// Print JSON lines on stdout: begin, progress, end.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    // Before anything is paid for, the output can be written.
+    drop(SetWriter::create(&args.output).map_err(wrong)?);
+    let config = config(args)?;
+    if config.teachers.is_empty() {
+        return Err(
+            WrongUse("name at least one --teacher, or a --config with foundry.teachers".into()).into()
+        );
+    }
+    let clean = config.clean.clone();
+    let store = args.store.clone().unwrap_or_else(|| beside(&args.output));
+    let output = Output { json: args.json };
+    let mut display = Display::new(output);
+    let tester = SandboxTester::new()?;
+    let options = Options {
+        config,
+        store: store.clone(),
+        retry_failed: args.retry_failed,
+        allow_changes: args.allow_changes,
+        tester: tester.tester(),
+        stop: stop_on_signals()?,
+    };
+    let builtin = args.builtin.map(|count| count.unwrap_or(builtin::tasks().len()));
+    let ours = builtin.map(|count| builtin::prompts(0).take(count)).into_iter().flatten().map(Ok);
+    let prompts = ours.chain(prompts(&args.prompts));
+    let summary = block_on(generate(options, prompts, &mut |event| {
+        if let Event::Begin { .. } = event {
+            display.store(&store);
+        }
+        display.show(event);
+    }));
+    display.finish();
+    let summary = summary?;
+    if let Some(why) = tester.problem() {
+        display.show(Event::Warning(format!("tests were not run: {why}")));
+    }
+    let options = derive::Options { clean, only_clean: args.clean, with_logprobs: args.with_logprobs };
+    let derived = derive(&store, &args.output, &options)?;
+    display.summary(&summary, &args.output, &derived, args.clean)?;
+    end(&summary, derived.records)
+}
+
+/// The exit code: a set that a limit or a signal ended is what was asked for; one without a record is not.
+fn end(summary: &Summary, records: u64) -> Result<ExitCode> {
+    match &summary.ended {
+        Some(Ended::Teacher(why)) => anyhow::bail!("the teacher is of no use: {why}"),
+        _ if records == 0 && summary.status.done == 0 && summary.status.failed > 0 => {
+            anyhow::bail!("every prompt failed")
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn config(args: &Args) -> Result<FoundryConfig> {
+    let mut config = args.foundry.config()?;
+    if let Some(name) = &args.strategy {
+        config.strategy = crate::smelter::config::read(serde_json::Value::from(name.as_str()))
+            .map_err(|error| wrong(anyhow::anyhow!("--strategy: {error}")))?;
+    }
+    if let Some(concurrency) = args.concurrency {
+        config.defaults.concurrency = concurrency;
+    }
+    config.samples = args.samples.unwrap_or(config.samples);
+    config.judge = args.judge.clone().or(config.judge);
+    config.max_cost = args.max_cost.or(config.max_cost);
+    config.max_tokens = args.max_tokens.or(config.max_tokens);
+    config.max_requests = args.max_requests.or(config.max_requests);
+    config.validate().map_err(wrong)?;
+    Ok(config)
+}
+
+/// The store that belongs to an output.
+fn beside(output: &Path) -> PathBuf {
+    let mut path = output.as_os_str().to_owned();
+    path.push(".foundry");
+    path.into()
+}
+
+/// The prompts of all files, one file after the other.
+fn prompts(paths: &[PathBuf]) -> impl Iterator<Item = Result<Prompt>> {
+    paths.iter().flat_map(|path| -> Box<dyn Iterator<Item = Result<Prompt>>> {
+        match file::prompts(path) {
+            Ok(prompts) => Box::new(prompts),
+            Err(error) => Box::new(std::iter::once(Err(error))),
+        }
+    })
+}
+
+/// Set by the first signal; the second ends the program.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .context("cannot watch for signals")?;
+    }
+    Ok(stop)
+}

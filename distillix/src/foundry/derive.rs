@@ -1,0 +1,107 @@
+//! From a store to a file: every answer with what the checks say of it, or only those that pass, cleaned.
+
+use super::clean::{CleanConfig, Draft, Fault, Outcome, Pipeline, Report, Stage, Verdict};
+use super::output::SetWriter;
+use super::record::Record;
+use super::store::StoreReader;
+use anyhow::Result;
+use serde_json::json;
+use std::path::Path;
+
+/// What to write.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How answers are checked.
+    pub clean: CleanConfig,
+    /// Leave out what does not pass, and write code without the chatter around it.
+    pub only_clean: bool,
+    /// Write log-probabilities.
+    pub with_logprobs: bool,
+}
+
+/// What was written.
+#[derive(Clone, Debug)]
+pub struct Derived {
+    /// Records in the file.
+    pub records: u64,
+    /// What the checks found.
+    pub report: Report,
+}
+
+/// Records checked at a time.
+const BATCH: usize = 512;
+
+/// Writes the answers of a store, in the order of the prompts and then of the samples. The bytes depend on nothing but what is
+/// stored and the options.
+///
+/// # Errors
+/// When the store cannot be read or the file not written.
+pub fn derive(store: &Path, output: &Path, options: &Options) -> Result<Derived> {
+    let reader = StoreReader::open(store)?;
+    let mut pipeline = Pipeline::new(&options.clean)?;
+    pipeline.push("tests", Box::new(Tests));
+    let mut writer = SetWriter::create(output)?;
+    let (mut batch, mut records) = (Vec::new(), 0);
+    let mut flush = |batch: &mut Vec<Record>| -> Result<()> {
+        let outcomes = if options.only_clean {
+            pipeline.clean(std::mem::take(batch)).into_iter().filter_map(kept).collect::<Vec<_>>()
+        } else {
+            let outcomes = pipeline.clean(batch.clone());
+            std::mem::take(batch)
+                .into_iter()
+                .zip(outcomes)
+                .map(|(record, outcome)| noted(record, outcome))
+                .collect()
+        };
+        for record in outcomes {
+            records += 1;
+            writer.write(&record)?;
+        }
+        Ok(())
+    };
+    reader.records(options.with_logprobs, |record| {
+        batch.push(record);
+        if batch.len() >= BATCH { flush(&mut batch) } else { Ok(()) }
+    })?;
+    flush(&mut batch)?;
+    writer.finish()?;
+    Ok(Derived { records, report: pipeline.report() })
+}
+
+fn kept(outcome: Outcome) -> Option<Record> {
+    match outcome {
+        Outcome::Kept(record) => Some(record),
+        Outcome::Dropped(_) => None,
+    }
+}
+
+/// The record as it came, with what the checks say.
+fn noted(mut record: Record, outcome: Outcome) -> Record {
+    match outcome {
+        Outcome::Kept(cleaned) => {
+            record.language = record.language.or(cleaned.language);
+            record.checks.extend(cleaned.checks);
+            record.checks.insert("clean".to_owned(), json!("keep"));
+        }
+        Outcome::Dropped(dropped) => {
+            record.language = record.language.or(dropped.record.language);
+            record
+                .checks
+                .insert("clean".to_owned(), json!({"drop": dropped.stage, "reason": dropped.reason}));
+        }
+    }
+    record
+}
+
+/// Drops what failed its tests.
+struct Tests;
+
+impl Stage for Tests {
+    fn check(&self, draft: &mut Draft) -> Verdict {
+        match draft.record().checks.get("tests").and_then(serde_json::Value::as_str) {
+            None | Some("pass") => Ok(()),
+            Some("timeout") => Err(Fault::new("its tests ran out of time")),
+            Some(_) => Err(Fault::new("it does not pass its tests")),
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Several teachers at once: who answers what, within each server's limits and the budget.
+
+mod backoff;
+mod breaker;
+mod bucket;
+mod choose;
+mod engine;
+mod gate;
+mod strategy;
+
+pub use choose::{Tester, Verdict};
+pub use engine::{Asked, Engine, Unanswered};
+pub use gate::{Gate, GateReport};
+pub use strategy::{Unit, outcomes_a_prompt, solve};

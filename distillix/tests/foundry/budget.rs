@@ -1,0 +1,92 @@
+//! Limits are never passed.
+
+use crate::harness::Folder;
+use crate::mock::{Behaviour, Mock, share};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Names of teachers in configs, with a price: 1 and 2 a million tokens.
+fn priced(mock: &Mock) -> String {
+    format!(
+        "foundry.teachers=[{{\"url\":\"http://{}/v1\",\"model\":\"mock\",\"price\":{{\"input\":1,\"output\":2}}}}]",
+        mock.address
+    )
+}
+
+#[test]
+fn no_limit_is_passed_whatever_the_concurrency_and_the_faults() {
+    for (flag, limit) in [("--max-requests", 120.0), ("--max-tokens", 6_000.0), ("--max-cost", 0.01)] {
+        for (concurrency, faults) in [("1", 0), ("64", 0), ("64", 30)] {
+            let (folder, mock) =
+                (Folder::new(), Mock::start(Behaviour { plan: share(faults), ..Behaviour::default() }));
+            folder.prompts(400);
+            let limit_text = limit.to_string();
+            let run = || {
+                let args = [flag, &limit_text, "--concurrency", concurrency];
+                folder.generate(&[]).args(&args).set(&[&priced(&mock)])
+            };
+            let text = run().ok();
+            assert!(text.contains("the budget has no room"), "{flag} {concurrency} {faults}: {text}");
+            let check = || {
+                // What the server saw, and what the store says, which is never less.
+                let (requests, tokens) = (mock.requests(), mock.seen.tokens.load(Ordering::SeqCst));
+                let spent = folder.status()["spent"].clone();
+                let used = match flag {
+                    "--max-requests" => [requests as f64, spent["requests"].as_f64().unwrap()],
+                    "--max-tokens" => {
+                        [tokens as f64, spent["input"].as_f64().unwrap() + spent["output"].as_f64().unwrap()]
+                    }
+                    _ => [tokens as f64 * 2e-6, spent["cost"].as_f64().unwrap()],
+                };
+                assert!(
+                    used[1] <= limit && used[0] <= limit.max(used[1] * 2.0),
+                    "{flag} {concurrency} {faults}: {used:?}"
+                );
+                if flag != "--max-cost" {
+                    assert!(used[0] <= used[1], "{flag}: the books hold all that was used: {used:?}");
+                }
+            };
+            check();
+            let answered = folder.records("out.jsonl").len();
+            assert!(answered > 20, "{flag} {concurrency} {faults}: {answered}");
+            // The limit holds for all runs together.
+            run().ok();
+            check();
+            assert!(folder.records("out.jsonl").len() <= answered + 1);
+        }
+    }
+}
+
+#[test]
+fn a_killed_run_counts_what_was_under_way() {
+    let behaviour = Behaviour { latency: Duration::from_millis(40), ..Behaviour::default() };
+    let (folder, mock) = (Folder::new(), Mock::start(behaviour));
+    folder.prompts(300);
+    let run = || folder.generate(&[&mock.openai()]).args(&["--max-requests", "90", "--concurrency", "16"]);
+    for _ in 0..3 {
+        let mut child = run().spawn();
+        std::thread::sleep(Duration::from_millis(250));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    run().ok();
+    assert!(mock.requests() <= 90, "{}", mock.requests());
+    assert_eq!(folder.status()["spent"]["requests"], 90);
+    assert!(folder.status()["assumed"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn a_price_nobody_knows_is_refused() {
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour::default()));
+    folder.prompts(3);
+    let (error, _) = folder.generate(&[&mock.openai()]).args(&["--max-cost", "1"]).error();
+    assert!(error.contains("nobody says what") && error.contains("price"), "{error}");
+    assert_eq!(mock.requests(), 0);
+    // OpenCode lists prices; a model that it lists as free may as well be one whose price it does not know.
+    folder.generate(&[&mock.opencode()]).args(&["--max-cost", "1"]).ok();
+    let cost = folder.status()["spent"]["cost"].as_f64().unwrap();
+    assert!((cost - 3.0 * 0.00005).abs() < 1e-12, "{cost}");
+    let free = mock.opencode().replace("local/mock", "local/free");
+    let (error, _) = folder.generate(&[&free]).args(&["--max-cost", "1", "--allow-changes"]).error();
+    assert!(error.contains("nobody says what"), "{error}");
+}

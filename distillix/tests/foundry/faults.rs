@@ -1,0 +1,121 @@
+//! Servers that fail in every way.
+
+use crate::harness::Folder;
+use crate::mock::{Behaviour, Fault, Mock, code, share};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Every prompt ends answered or failed with a reason, and none is answered twice.
+fn all_faults(protocol: fn(&Mock) -> String, extra: &[&str]) {
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour { plan: share(30), ..Behaviour::default() }));
+    folder.prompts(200);
+    let run = || folder.generate(&[&protocol(&mock)]).args(&["--concurrency", "32"]).set(extra);
+    let text = run().ok();
+    let status = &folder.status()["status"];
+    let (done, failed) = (status["done"].as_u64().unwrap(), status["failed"].as_u64().unwrap());
+    assert_eq!(done + failed, 200, "{text}");
+    assert!(done >= 190, "{text}");
+    let reasons = status["reasons"].as_array().unwrap();
+    assert_eq!(reasons.iter().map(|reason| reason["count"].as_u64().unwrap()).sum::<u64>(), failed);
+    assert!(reasons.iter().all(|reason| !reason["example"].as_str().unwrap().is_empty()));
+    assert_eq!(mock.most_answers(), 1, "nothing is answered twice");
+    assert_eq!(mock.texts_answered() as u64, done);
+    for record in folder.records("out.jsonl") {
+        assert_eq!(record["response"], code(record["prompt"].as_str().unwrap()));
+    }
+    // What failed stays failed until it is to be tried again; what succeeded is not asked again.
+    let before = mock.requests();
+    run().ok();
+    assert_eq!(mock.requests(), before);
+    for _ in 0..8 {
+        run().args(&["--retry-failed"]).ok();
+    }
+    assert_eq!(folder.status()["status"]["done"], 200);
+    assert_eq!(mock.most_answers(), 1);
+}
+
+#[test]
+fn openai_faults_mixed() {
+    all_faults(Mock::openai, &[]);
+}
+
+#[test]
+fn openai_faults_mixed_where_answers_come_in_pieces() {
+    all_faults(Mock::openai, &["foundry.defaults.stream=true"]);
+}
+
+#[test]
+fn opencode_faults_mixed() {
+    all_faults(Mock::opencode, &[]);
+}
+
+#[test]
+fn each_fault_has_its_reason() {
+    for (fault, reason) in [
+        (Fault::RateLimited, "rate_limited"),
+        (Fault::ServerError, "server_error"),
+        (Fault::Hang, "timeout"),
+        (Fault::Cut, "connection"),
+        (Fault::InvalidJson, "bad_answer"),
+        (Fault::Empty, "empty"),
+        (Fault::WrongContentType, "bad_answer"),
+        (Fault::ErrorInside, "server_error"),
+        (Fault::Huge, "too_large"),
+        (Fault::Drip, "timeout"),
+    ] {
+        let plan = Box::new(move |text: &str, _| text.contains("number 0").then_some(fault));
+        let (folder, mock) = (Folder::new(), Mock::start(Behaviour { plan, ..Behaviour::default() }));
+        folder.prompts(3);
+        let run = folder.generate(&[&mock.openai()]).set(&["foundry.retries=1", "foundry.timeout_s=0.6"]);
+        let text = run.ok();
+        let status = &folder.status()["status"];
+        assert_eq!((&status["done"], &status["failed"]), (&2.into(), &1.into()), "{fault:?}: {text}");
+        assert_eq!(status["reasons"][0]["reason"], reason, "{fault:?}");
+        assert_eq!(mock.requests(), 4, "{fault:?}: one retry");
+    }
+}
+
+#[test]
+fn control_characters_are_no_answer() {
+    let answer = Box::new(
+        |_: &str, text: &str| if text.contains("number 1") { "a\u{1b}[31m".into() } else { code(text) },
+    );
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour { answer, ..Behaviour::default() }));
+    folder.prompts(3);
+    let text = folder.generate(&[&mock.openai()]).ok();
+    assert!(text.contains("control_characters") && text.contains("U+001B"), "{text}");
+    assert!(!text.contains('\u{1b}'));
+}
+
+#[test]
+fn a_breaker_opens_and_closes() {
+    let ill = Arc::new(AtomicBool::new(true));
+    let plan = {
+        let ill = Arc::clone(&ill);
+        Box::new(move |_: &str, _| ill.load(Ordering::SeqCst).then_some(Fault::ServerError))
+    };
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour { plan, ..Behaviour::default() }));
+    folder.prompts(100);
+    let run = folder.generate(&[&mock.openai()]).spawn();
+    std::thread::sleep(Duration::from_millis(1500));
+    let while_ill = mock.requests();
+    ill.store(false, Ordering::SeqCst);
+    let output = run.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("100 of 100 answered"), "{text}");
+    assert!(text.contains("was left alone 1 times, and was well again 1 times"), "{text}");
+    // 20 to see it, those under way at that moment, and a few tries.
+    assert!((20..60).contains(&while_ill), "{while_ill}");
+    assert_eq!(mock.most_answers(), 1);
+}
+
+#[test]
+fn a_server_that_wants_a_pause_gets_it() {
+    let first = AtomicBool::new(true);
+    let plan = Box::new(move |_: &str, _| first.swap(false, Ordering::SeqCst).then_some(Fault::RateLimited));
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour { plan, ..Behaviour::default() }));
+    folder.prompts(4);
+    folder.generate(&[&mock.openai()]).ok();
+    assert_eq!(mock.requests(), 5);
+}

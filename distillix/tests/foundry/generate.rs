@@ -1,0 +1,213 @@
+//! Plain runs: what comes out, what is asked, what is told.
+
+use crate::harness::{Folder, Foundry};
+use crate::mock::{Behaviour, Mock, code};
+use serde_json::Value;
+use std::process::Command;
+use std::sync::atomic::Ordering;
+
+#[test]
+fn answers_are_in_the_order_of_the_prompts_and_asked_once() {
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour::default()));
+    folder.prompts(60);
+    let text = folder.generate(&[&mock.openai()]).ok();
+    assert!(text.contains("60 of 60 answered, 0 failed, 0 left"), "{text}");
+    let records = folder.records("out.jsonl");
+    assert_eq!(records.len(), 60);
+    for (i, record) in records.iter().enumerate() {
+        assert_eq!(record["id"], format!("p{i}"));
+        let prompt = record["prompt"].as_str().unwrap();
+        assert_eq!(record["response"], code(prompt));
+        assert_eq!(record["model"], "mock");
+        assert_eq!(record["teacher"], format!("openai:http://{}/v1", mock.address));
+    }
+    assert_eq!(mock.requests(), 60);
+    let before = folder.read("out.jsonl");
+    folder.generate(&[&mock.openai()]).ok();
+    assert_eq!(mock.requests(), 60, "everything was known");
+    assert_eq!(folder.read("out.jsonl"), before);
+    // More prompts ask only what is new; a copy of a prompt under another id shares its answer.
+    let mut lines = String::from_utf8(folder.read("prompts.jsonl")).unwrap();
+    lines.insert_str(0, "{\"id\": \"first\", \"prompt\": \"Something new.\"}\n");
+    lines.push_str("{\"id\": \"twin\", \"prompt\": \"Write function number 7.\"}\n{\"prompt\": \"No id.\"}\n{\"prompt\": \"No id.\"}\n");
+    folder.write("prompts.jsonl", &lines);
+    folder.generate(&[&mock.openai()]).ok();
+    assert_eq!(mock.requests(), 62);
+    let records = folder.records("out.jsonl");
+    assert_eq!(records.len(), 63);
+    assert_eq!(records[0]["id"], "first");
+    assert_eq!(records[61]["response"], records[8]["response"]);
+    let status = folder.status();
+    assert_eq!(status["status"]["done"], 63);
+    assert_eq!(status["spent"]["requests"], 62);
+    assert_eq!(
+        status["spent"]["input"].as_u64().unwrap() + status["spent"]["output"].as_u64().unwrap(),
+        mock.seen.tokens.load(Ordering::SeqCst)
+    );
+}
+
+#[test]
+fn equal_prompts_at_one_time_are_one_request() {
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour::default()));
+    let lines: String =
+        (0..40).map(|i| format!("{{\"id\": \"{i}\", \"prompt\": \"The same.\"}}\n")).collect();
+    folder.write("prompts.jsonl", lines);
+    folder.generate(&[&mock.openai()]).ok();
+    assert_eq!(mock.requests(), 1);
+    assert_eq!(folder.records("out.jsonl").len(), 40);
+}
+
+#[test]
+fn every_form_of_output_holds_the_same() {
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour::default()));
+    folder.prompts(20);
+    folder.generate(&[&mock.openai()]).ok();
+    let jsonl = folder.read("out.jsonl");
+    for name in ["again.jsonl", "a.jsonl.zst", "a.parquet"] {
+        let export = Foundry::new("export")
+            .arg(folder.path("out.jsonl.foundry"))
+            .arg("--output")
+            .arg(folder.path(name));
+        assert!(export.ok().contains("20 records"));
+    }
+    assert_eq!(folder.read("again.jsonl"), jsonl);
+    assert_eq!(zstd::decode_all(&folder.read("a.jsonl.zst")[..]).unwrap(), jsonl);
+    assert!(folder.read("a.parquet").starts_with(b"PAR1"));
+    let (error, code) = Foundry::new("export")
+        .arg(folder.path("out.jsonl.foundry"))
+        .arg("--output")
+        .arg(folder.path("a.csv"))
+        .error();
+    assert!(code == 1 && error.contains(".parquet"), "{error}");
+}
+
+#[test]
+fn streams_and_log_probabilities() {
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour::default()));
+    folder.prompts(5);
+    let whole =
+        folder.generate(&[&mock.openai()]).args(&["--with-logprobs", "--set", "foundry.top_logprobs=2"]);
+    whole.ok();
+    let record = &folder.records("out.jsonl")[0];
+    assert_eq!(record["logprobs"]["content"][0]["top_logprobs"][1]["logprob"], -0.5);
+    let store = folder.path("other.foundry");
+    let streamed = folder.generate(&[&mock.openai()]).arg("--store").arg(store).args(&["--with-logprobs"]);
+    streamed.set(&["foundry.top_logprobs=2", "foundry.defaults.stream=true"]).ok();
+    let records = folder.records("out.jsonl");
+    assert_eq!(records[3]["response"], code("Write function number 3."));
+    assert!(records[0]["logprobs"]["content"].as_array().unwrap().len() > 3);
+}
+
+#[test]
+fn samples_of_a_prompt_are_numbered() {
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour::default()));
+    folder.prompts(3);
+    folder.generate(&[&mock.openai()]).args(&["--samples", "3"]).ok();
+    let records = folder.records("out.jsonl");
+    let numbers: Vec<&Value> = records.iter().map(|record| &record["sample"]).collect();
+    assert_eq!(numbers, [0, 1, 2, 0, 1, 2, 0, 1, 2]);
+    assert_eq!(mock.requests(), 9);
+}
+
+#[test]
+fn concurrency_and_rates_are_kept() {
+    let behaviour = Behaviour { latency: std::time::Duration::from_millis(30), ..Behaviour::default() };
+    let (folder, mock) = (Folder::new(), Mock::start(behaviour));
+    folder.prompts(40);
+    folder.generate(&[&mock.openai()]).args(&["--concurrency", "3"]).ok();
+    assert_eq!(mock.seen.most_active.load(Ordering::SeqCst), 3);
+    let begin = std::time::Instant::now();
+    let slow = folder.generate(&[&mock.openai()]).arg("--store").arg(folder.path("slow"));
+    // 10 a second, of which a second's worth may go at once.
+    slow.set(&["foundry.defaults.requests_per_minute=600"]).ok();
+    let seconds = begin.elapsed().as_secs_f64();
+    assert!((2.9..10.0).contains(&seconds), "{seconds}");
+}
+
+#[test]
+fn json_lines_tell_how_it_went() {
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour::default()));
+    folder.prompts(10);
+    let text = folder.generate(&[&mock.openai()]).args(&["--json"]).ok();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["event"], "begin");
+    let end = lines.last().unwrap();
+    assert_eq!((&end["event"], &end["ended"], &end["records"]), (&"end".into(), &"done".into(), &10.into()));
+    assert_eq!(end["status"]["done"], 10);
+}
+
+#[test]
+fn credentials_stay_out_of_everything() {
+    let secret = "sk-very-secret-0123456789";
+    let behaviour = Behaviour { password: Some(secret.into()), ..Behaviour::default() };
+    let (folder, mock) = (Folder::new(), Mock::start(behaviour));
+    folder.prompts(5);
+    let run = |value: &str| {
+        folder
+            .generate(&[&mock.openai()])
+            .args(&["--key-env", "FOUNDRY_TEST_KEY", "--json"])
+            .env("FOUNDRY_TEST_KEY", value)
+    };
+    // A wrong key is repeated by the server, and ends the run without failing any prompt.
+    let output = run("sk-wrong-0987654321").output();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("wrong key: Bearer ***") && !said.contains("0987654321"), "{said}");
+    let output = run(secret).output();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}");
+    assert_eq!(folder.records("out.jsonl").len(), 5);
+    assert!(!said.contains(secret));
+    for entry in std::fs::read_dir(folder.path("")).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        for word in [secret, "0987654321"] {
+            assert!(!bytes.windows(word.len()).any(|window| window == word.as_bytes()));
+        }
+    }
+    // A file works as well; a variable that is not set is an error.
+    folder.write("key", format!("{secret}\n"));
+    let file = folder
+        .generate(&[&mock.openai()])
+        .arg("--key-file")
+        .arg(folder.path("key"))
+        .arg("--store")
+        .arg(folder.path("b"));
+    file.ok();
+    let (error, _) = folder.generate(&[&mock.openai()]).args(&["--key-env", "FOUNDRY_NOT_SET"]).error();
+    assert!(error.contains("FOUNDRY_NOT_SET"), "{error}");
+}
+
+#[test]
+fn the_output_trains_a_student() {
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour::default()));
+    folder.prompts(40);
+    folder.generate(&[&mock.openai()]).ok();
+    let output = Command::new(env!("CARGO_BIN_EXE_distillix"))
+        .args(["train", "--steps", "2", "--data"])
+        .arg(folder.path("out.jsonl"))
+        .arg("--out")
+        .arg(folder.path("run"))
+        .args(["--set", &format!("data.cache_dir={}", folder.path("cache").display())])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(folder.path("run").join("model.safetensors").exists());
+}
+
+#[test]
+fn teachers_are_listed_and_asked() {
+    let mock = Mock::start(Behaviour::default());
+    let text = Foundry::new("teachers")
+        .args(&["--json", "--teacher", &mock.openai(), "--teacher", &mock.opencode()])
+        .ok();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let find = |model: &str| lines.iter().find(|line| line["model"] == model).unwrap();
+    assert_eq!(find("mock")["answers"], true);
+    assert_eq!(find("mock-2")["price"]["output"], 2.0);
+    assert_eq!(find("local/mock")["answers"], true);
+    assert_eq!(find("local/mock")["context"], 4096);
+    let gone = Foundry::new("teachers").args(&["--teacher", "openai:http://127.0.0.1:9/v1"]).output();
+    assert_eq!(gone.status.code(), Some(1));
+}

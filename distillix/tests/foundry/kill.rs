@@ -1,0 +1,71 @@
+//! Runs that are killed at any moment.
+
+use crate::harness::Folder;
+use crate::mock::{Behaviour, Mock, hash};
+use std::time::Duration;
+
+const PROMPTS: usize = 600;
+const CONCURRENCY: u64 = 8;
+const KILLS: u64 = 20;
+
+#[test]
+fn killed_at_twenty_moments_nothing_is_lost_or_asked_again() {
+    let behaviour = || Behaviour { latency: Duration::from_millis(25), ..Behaviour::default() };
+    let (folder, mock) = (Folder::new(), Mock::start(behaviour()));
+    folder.prompts(PROMPTS);
+    let concurrency = CONCURRENCY.to_string();
+    let run = |folder: &Folder, mock: &Mock| {
+        let teacher =
+            format!("{{\"url\":\"http://{}/v1\",\"model\":\"mock\",\"name\":\"mock\"}}", mock.address);
+        folder
+            .generate(&[])
+            .args(&["--concurrency", &concurrency])
+            .set(&[&format!("foundry.teachers=[{teacher}]")])
+    };
+    let mut kills = 0;
+    for i in 0..KILLS {
+        let mut child = run(&folder, &mock).spawn();
+        std::thread::sleep(Duration::from_millis(60 + hash(&i) % 140));
+        if child.try_wait().unwrap().is_none() {
+            kills += 1;
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    assert!(kills >= 15, "{kills} of the runs were killed under way");
+    run(&folder, &mock).ok();
+    let status = folder.status();
+    assert_eq!(status["status"]["done"], PROMPTS);
+    assert!(
+        mock.requests() <= PROMPTS as u64 + kills * CONCURRENCY,
+        "{} requests, {kills} kills",
+        mock.requests()
+    );
+    // Every request that the server saw is in the books.
+    assert!(status["spent"]["requests"].as_u64().unwrap() >= mock.requests());
+    let (whole, other) = (Folder::new(), Mock::start(behaviour()));
+    whole.prompts(PROMPTS);
+    run(&whole, &other).ok();
+    assert_eq!(other.requests(), PROMPTS as u64);
+    assert!(
+        folder.read("out.jsonl") == whole.read("out.jsonl"),
+        "the bytes are those of a run that was left alone"
+    );
+}
+
+#[test]
+fn a_signal_ends_a_run_after_the_requests_under_way() {
+    let behaviour = Behaviour { latency: Duration::from_millis(300), ..Behaviour::default() };
+    let (folder, mock) = (Folder::new(), Mock::start(behaviour));
+    folder.prompts(100);
+    let child = folder.generate(&[&mock.openai()]).spawn();
+    std::thread::sleep(Duration::from_millis(900));
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("the same command goes on"), "{text}");
+    let done = folder.records("out.jsonl").len() as u64;
+    assert_eq!(mock.requests(), done, "each request that was sent is answered and kept");
+    assert!((8..60).contains(&done), "{done}");
+    assert_eq!(folder.status()["assumed"], 0);
+}

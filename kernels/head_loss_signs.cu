@@ -1,0 +1,21 @@
+// Losses of which some have a sign for a slope: total variation and universal logit distillation.
+#include "head_loss.cuh"
+
+// Left alone, ptxas spills on older cards to fit two blocks; Hopper's has two without.
+#if __CUDA_ARCH__ == 900
+#define BOUNDS __launch_bounds__(THREADS)
+#else
+#define BOUNDS __launch_bounds__(THREADS, 1)
+#endif
+
+#define ENTRIES(T, SUFFIX)                                                                                             \
+    extern "C" __global__ void BOUNDS head_loss_signs_##SUFFIX(                                                     \
+        const i32* targets, const T* teacher, const i8* signs, const float* sign_losses, T* logits, float* losses,     \
+        u32 vocab, u32 stride, u32 first, u32 all, u32 teacher_stride, float cap, float teacher_cap, u32 gradient,     \
+        u32 cached, float denominator, const __grid_constant__ Terms terms) {                                          \
+        Targets<T> of = {targets, teacher, signs, sign_losses, 0, 0, teacher_stride, 0, teacher_cap};                  \
+        head_loss<T, true, true>(                                                                                            \
+            logits, of, losses, vocab, stride, first, all, cap, gradient, cached, denominator, terms);                 \
+    }
+ENTRIES(float, f32)
+ENTRIES(bf16, bf16)
