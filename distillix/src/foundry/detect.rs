@@ -96,13 +96,24 @@ pub fn detect(text: &str) -> Option<Language> {
         let (language, weight, _) = SIGNS[found];
         scores[language as usize].0 += weight;
     }
-    let likely = scores.into_iter().filter(|(score, _)| *score >= ENOUGH);
-    let judged = likely.map(|(score, language)| {
-        let valid = Syntax::parse(language, text).is_some_and(|syntax| syntax.is_valid());
-        (score + if valid { VALID } else { 0 }, language)
-    });
+    let mut likely: Vec<(u32, Language)> = scores.into_iter().filter(|(score, _)| *score >= ENOUGH).collect();
     // Of equals the first: JavaScript before TypeScript, C before C++.
-    judged.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, language)| language)
+    likely.sort_by_key(|(score, _)| std::cmp::Reverse(*score));
+    let best = likely.first()?.0;
+    likely.retain(|(score, _)| score + VALID > best);
+    if let [(_, language)] = likely.as_slice() {
+        return Some(*language);
+    }
+    // Parsing is dear, above all of what does not parse: only where the signs do not tell.
+    for entry in &mut likely {
+        if Syntax::parse(entry.1, head).is_some_and(|syntax| syntax.is_valid()) {
+            entry.0 += VALID;
+        }
+    }
+    likely
+        .into_iter()
+        .reduce(|best, next| if next.0 > best.0 { next } else { best })
+        .map(|(_, language)| language)
 }
 
 #[cfg(test)]

@@ -62,6 +62,12 @@ impl Draft {
         self.record.language = Some(language.name().to_owned());
     }
 
+    /// Takes a language back that turned out not to be the record's.
+    pub fn clear_language(&mut self) {
+        self.record.language = None;
+        self.syntax = OnceCell::new();
+    }
+
     /// The syntax tree of the body, parsed once. `None` without a language of ours, or for a body that is too long to parse.
     pub fn syntax(&self) -> Option<&Syntax> {
         self.syntax.get_or_init(|| Syntax::parse(self.language()?, self.body())).as_ref()

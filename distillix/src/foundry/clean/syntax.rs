@@ -31,10 +31,16 @@ impl Stage for SyntaxCheck {
         let language = match (draft.language(), &named) {
             (Some(language), _) => Some(language),
             (None, Some(_)) => None,
-            (None, None) => detect(draft.body()).filter(|language| {
-                Syntax::parse(*language, draft.body()).is_some_and(|syntax| syntax.is_valid())
-            }),
+            (None, None) => detect(draft.body()),
         };
+        if let (Some(language), None) = (language, &named) {
+            draft.set_language(language);
+            if !draft.syntax().is_some_and(|syntax| syntax.is_valid()) {
+                // Nobody said that it is code, and it only looks a little like it.
+                draft.clear_language();
+            }
+        }
+        let language = language.filter(|_| draft.language().is_some());
         let Some(language) = language else {
             return if self.wanted.is_empty() {
                 Ok(())
