@@ -185,14 +185,14 @@ fn pairs<'a>(a: &'a Outcome, b: &'a Outcome) -> Result<Vec<(String, &'a Tensor, 
     }
 }
 
-/// Fails unless two outcomes have the same bits, all finite.
+/// Fails unless two outcomes have the same bits, all finite; zeros may differ in sign.
 pub(super) fn same(a: &Outcome, b: &Outcome, when: &str) -> Result<(), Failure> {
     for (what, a, b) in pairs(a, b)? {
         let (a, b) = (values(a)?, values(b)?);
         if let Some(x) = a.iter().chain(&b).find(|x| !x.is_finite()) {
             return Err(format!("{what} holds {x} ({when}): never written, or an overflow").into());
         }
-        if let Some(i) = (0..a.len()).find(|&i| a[i].to_bits() != b[i].to_bits()) {
+        if let Some(i) = (0..a.len()).find(|&i| a[i] != b[i]) {
             return Err(format!("element {i} of {what} is {}, with {when} {}", a[i], b[i]).into());
         }
     }
