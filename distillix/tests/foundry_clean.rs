@@ -215,16 +215,17 @@ fn what_is_cleaned_is_trained_on_with_its_spans() {
             record.fim_spans.iter().map(|(a, b)| chars[*a..*b].iter().collect()).collect();
         assert!(spans.iter().any(|span| span.starts_with("return y")), "{spans:?}");
     }
-    let tokenizer = Arc::new(sentencepiece(Style::Prepend));
-    let data = DataConfig {
-        sources: vec![SourceConfig::path(&output)],
-        fim_rate: 1.0,
-        validation_fraction: 0.0,
-        cache_dir: Some(folder.path().join("cache")),
-        ..DataConfig::default()
-    };
-    let dataset = Dataset::open(&data, tokenizer, 512, 0, None, &|_| {});
-    assert!(dataset.is_ok(), "{:#}", dataset.err().expect("an error"));
+    for style in [Style::Prepend, Style::Metaspace] {
+        let data = DataConfig {
+            sources: vec![SourceConfig::path(&output)],
+            fim_rate: 1.0,
+            validation_fraction: 0.0,
+            cache_dir: Some(folder.path().join("cache")),
+            ..DataConfig::default()
+        };
+        let dataset = Dataset::open(&data, Arc::new(sentencepiece(style)), 512, 0, None, &|_| {});
+        assert!(dataset.is_ok(), "{:#}", dataset.err().expect("an error"));
+    }
 }
 
 #[test]
