@@ -87,7 +87,7 @@ fn folders_and_archives_give_their_code() {
     file("src/c.gen.py", b"x = 1\n");
     file("build/d.py", b"x = 2\n");
     file("notes.txt", b"no code");
-    file("f.hs", b"f x = x\n");
+    file("f.hs", b"double x = x + x\n");
     let names = |records: &[Record]| records.iter().map(|record| record.id.clone()).collect::<BTreeSet<_>>();
     let found = read(&[root.clone()]);
     assert_eq!(names(&found), ["src/a.py", "src/b.rs", "f.hs"].map(str::to_owned).into());
@@ -215,16 +215,17 @@ fn what_is_cleaned_is_trained_on_with_its_spans() {
             record.fim_spans.iter().map(|(a, b)| chars[*a..*b].iter().collect()).collect();
         assert!(spans.iter().any(|span| span.starts_with("return y")), "{spans:?}");
     }
-    let tokenizer = Arc::new(sentencepiece(Style::Prepend));
-    let data = DataConfig {
-        sources: vec![SourceConfig::path(&output)],
-        fim_rate: 1.0,
-        validation_fraction: 0.0,
-        cache_dir: Some(folder.path().join("cache")),
-        ..DataConfig::default()
-    };
-    let dataset = Dataset::open(&data, tokenizer, 512, 0, None, &|_| {});
-    assert!(dataset.is_ok(), "{:#}", dataset.err().expect("an error"));
+    for style in [Style::Prepend, Style::Metaspace] {
+        let data = DataConfig {
+            sources: vec![SourceConfig::path(&output)],
+            fim_rate: 1.0,
+            validation_fraction: 0.0,
+            cache_dir: Some(folder.path().join("cache")),
+            ..DataConfig::default()
+        };
+        let dataset = Dataset::open(&data, Arc::new(sentencepiece(style)), 512, 0, None, &|_| {});
+        assert!(dataset.is_ok(), "{:#}", dataset.err().expect("an error"));
+    }
 }
 
 #[test]
@@ -308,7 +309,7 @@ proptest! {
     #[test]
     fn outcomes_do_not_depend_on_batches(bodies in prop::collection::vec(
         ("(def f\\(x\\):\n    return x\n|```python\n|```\n|I'm sorry, I can't\\.|é日 |a@b.org |x = \\[|\n|# rest of the code\n){0,8}",
-         prop::option::of("python|rust|c|text|cobol"), any::<bool>()), 1..12)) {
+         prop::option::of("python|rust|c|text"), any::<bool>()), 1..12)) {
         let records: Vec<Record> = bodies.iter().enumerate().map(|(i, (body, language, is_answer))| {
             let record = if *is_answer { Record::answer(i.to_string(), "q", body) } else { Record::text(i.to_string(), body) };
             Record { language: language.clone(), ..record }

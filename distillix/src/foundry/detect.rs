@@ -106,7 +106,7 @@ pub fn detect(text: &str) -> Option<Language> {
     }
     // Parsing is dear, above all of what does not parse: only where the signs do not tell.
     for entry in &mut likely {
-        if Syntax::parse(entry.1, head).is_some_and(|syntax| syntax.is_valid()) {
+        if Syntax::parse_valid(entry.1, text).is_some() {
             entry.0 += VALID;
         }
     }

@@ -2,8 +2,8 @@
 
 use super::language::Language;
 use std::cell::RefCell;
-use std::ops::Range;
-use tree_sitter::{Node, Parser, Tree};
+use std::ops::{ControlFlow, Range};
+use tree_sitter::{Node, ParseOptions, ParseState, Parser, Tree};
 
 /// Texts of more bytes are not parsed: time and memory of a parser grow with what it is given.
 pub const MAX_BYTES: usize = 4 << 20;
@@ -27,7 +27,7 @@ impl Syntax {
         }
         let mut best: Option<Self> = None;
         for grammar in language.grammars() {
-            let Some(tree) = parse_with(&grammar, text) else { continue };
+            let Some(tree) = parse_with(&grammar, text, false) else { continue };
             let (errors, wrong_bytes) = errors(language, &tree);
             let syntax = Self { tree, errors, wrong_bytes };
             if best.as_ref().is_none_or(|best| syntax.errors.len() < best.errors.len()) {
@@ -38,6 +38,19 @@ impl Syntax {
             }
         }
         best
+    }
+
+    /// Parses `text` if all of it fits a grammar of the language, else `None`. That is much faster where it does not, as
+    /// parsers take long to find out how else a text could be meant.
+    pub fn parse_valid(language: Language, text: &str) -> Option<Self> {
+        if text.len() > MAX_BYTES {
+            return None;
+        }
+        language.grammars().into_iter().find_map(|grammar| {
+            let tree = parse_with(&grammar, text, true)?;
+            let (errors, wrong_bytes) = errors(language, &tree);
+            errors.is_empty().then_some(Self { tree, errors, wrong_bytes })
+        })
     }
 
     /// True if the whole text fits the grammar.
@@ -51,13 +64,23 @@ impl Syntax {
     }
 }
 
-fn parse_with(grammar: &tree_sitter::Language, text: &str) -> Option<Tree> {
+/// Parses; with `strict` not beyond the first error.
+fn parse_with(grammar: &tree_sitter::Language, text: &str, strict: bool) -> Option<Tree> {
     thread_local! {
         static PARSER: RefCell<Parser> = RefCell::new(Parser::new());
     }
     PARSER.with_borrow_mut(|parser| {
         parser.set_language(grammar).ok()?;
-        parser.parse(text, None)
+        let mut goes_on = |state: &ParseState| {
+            if strict && state.has_error() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let options = ParseOptions::new().progress_callback(&mut goes_on);
+        let bytes = text.as_bytes();
+        let tree =
+            parser.parse_with_options(&mut |at, _| bytes.get(at..).unwrap_or_default(), None, Some(options));
+        // What was broken off must not go on with the next text.
+        parser.reset();
+        tree
     })
 }
 
@@ -125,6 +148,10 @@ mod tests {
         for (language, right, wrong) in samples {
             let valid = |text| Syntax::parse(language, text).expect("parses").is_valid();
             assert!(valid(right) && !valid(wrong), "{language}");
+            let valid = |text: &str| Syntax::parse_valid(language, text).is_some();
+            let long = format!("{}{wrong}", right.repeat(50));
+            assert!(valid(&right.repeat(if language == Language::Go { 1 } else { 50 })), "{language}");
+            assert!(!valid(wrong) && !valid(&long) && valid(right), "{language}");
         }
         let tsx = Syntax::parse(Language::TypeScript, "const a = <b c={1}>é</b>;\n").expect("parses");
         assert!(tsx.is_valid());

@@ -62,10 +62,12 @@ impl Draft {
         self.record.language = Some(language.name().to_owned());
     }
 
-    /// Takes a language back that turned out not to be the record's.
-    pub fn clear_language(&mut self) {
-        self.record.language = None;
-        self.syntax = OnceCell::new();
+    /// Sets the language if all of the body fits its grammar, and says whether it does.
+    pub fn adopt(&mut self, language: Language) -> bool {
+        let Some(syntax) = Syntax::parse_valid(language, self.body()) else { return false };
+        self.record.language = Some(language.name().to_owned());
+        self.syntax = OnceCell::from(Some(syntax));
+        true
     }
 
     /// The syntax tree of the body, parsed once. `None` without a language of ours, or for a body that is too long to parse.

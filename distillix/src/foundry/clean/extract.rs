@@ -96,7 +96,7 @@ fn trimmed(code: &str) -> String {
 }
 
 fn is_valid(language: Language, code: &str) -> bool {
-    !code.trim().is_empty() && Syntax::parse(language, code).is_some_and(|syntax| syntax.is_valid())
+    !code.trim().is_empty() && Syntax::parse_valid(language, code).is_some()
 }
 
 /// The longest, and of equals the first.

@@ -225,8 +225,8 @@ impl Stage for Secrets {
     fn check(&self, draft: &mut Draft) -> Verdict {
         let mut kinds = Vec::new();
         let strings = !draft.record().is_answer();
-        let has_at = draft.body().contains('@');
-        let places = draft.syntax().filter(|_| has_at).map(|syntax| texts_in_code(syntax, strings));
+        let has_address = draft.body().contains('@') && self.email.is_match(draft.body());
+        let places = draft.syntax().filter(|_| has_address).map(|syntax| texts_in_code(syntax, strings));
         let within = |range: Range<usize>| {
             places.as_ref().is_none_or(|all| all.iter().any(|r| r.start <= range.start && range.end <= r.end))
         };

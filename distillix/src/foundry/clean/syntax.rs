@@ -31,16 +31,9 @@ impl Stage for SyntaxCheck {
         let language = match (draft.language(), &named) {
             (Some(language), _) => Some(language),
             (None, Some(_)) => None,
-            (None, None) => detect(draft.body()),
+            // Nobody said that it is code: it has to be all of that.
+            (None, None) => detect(draft.body()).filter(|language| draft.adopt(*language)),
         };
-        if let (Some(language), None) = (language, &named) {
-            draft.set_language(language);
-            if !draft.syntax().is_some_and(|syntax| syntax.is_valid()) {
-                // Nobody said that it is code, and it only looks a little like it.
-                draft.clear_language();
-            }
-        }
-        let language = language.filter(|_| draft.language().is_some());
         let Some(language) = language else {
             return if self.wanted.is_empty() {
                 Ok(())
@@ -74,7 +67,7 @@ impl Stage for SyntaxCheck {
             return Ok(());
         }
         match detect(body).filter(|other| *other != language) {
-            Some(other) if Syntax::parse(other, body).is_some_and(|syntax| syntax.is_valid()) => {
+            Some(other) if Syntax::parse_valid(other, body).is_some() => {
                 Err(Fault::with("another language", format!("{other}, not {language}")))
             }
             _ => Err(Fault::with("syntax error", format!("{language}, line {line}"))),
