@@ -7,7 +7,7 @@
 mod pipeline;
 mod vary;
 
-use super::Prompt;
+use super::{Prompt, title};
 use crate::foundry::language::Language;
 use crate::smelter::data::random::{below, hash, permute};
 use std::collections::HashSet;
@@ -98,21 +98,6 @@ impl Task {
     fn prompt(&self) -> Prompt {
         let id = format!("builtin/{}/{}", self.language, self.name);
         prompt(id, self.asked(), self.tests.clone(), self.language, &self.topic, &self.difficulty)
-    }
-}
-
-/// The name of a language in prose.
-fn title(language: Language) -> &'static str {
-    match language {
-        Language::Python => "Python",
-        Language::Rust => "Rust",
-        Language::JavaScript => "JavaScript",
-        Language::TypeScript => "TypeScript",
-        Language::Go => "Go",
-        Language::Java => "Java",
-        Language::C => "C",
-        Language::Cpp => "C++",
-        Language::Bash => "Bash",
     }
 }
 
