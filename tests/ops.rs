@@ -274,7 +274,7 @@ fn bit_linear_is_exact() {
         let devices = [Device::Cpu].into_iter().chain(cuda_device("bit_linear_is_exact"));
         for (device, w) in devices.flat_map(|device| weights.each_ref().map(|w| (device.clone(), w))) {
             let tensor = |v: &[f32], dims| Tensor::from_slice(v, dims, &device).unwrap();
-            let (weight, input) = (tensor(&w, &[n, k]), tensor(&x, &[rows, k]));
+            let (weight, input) = (tensor(w, &[n, k]), tensor(&x, &[rows, k]));
             let (ternary, quantized) = (Ternary::new(&weight).unwrap(), QuantizedRows::new(&input).unwrap());
             let (codes, gamma) = oracle::quantize_weight(w);
             assert_eq!(ternary.gamma().unwrap().to_bits(), gamma.to_bits());
