@@ -1,6 +1,6 @@
 //! Prompts: what teachers are asked.
 //!
-//! * [`file`] reads them; [`builtin`] are our own, with variants without end.
+//! * [`mod@file`] reads them; [`builtin`] are our own, with variants without end.
 //! * [`code`] makes them of code, [`evolve`] of prompts, by a teacher.
 
 mod bug;

@@ -2,7 +2,7 @@
 //!
 //! The tasks lie beside this file, one Markdown file a language: a heading with name, topic and difficulty, the task, and for
 //! Python the tests that an answer must pass and a solution that does. [`prompts`] begins with all of them and goes on
-//! with variants and with [`pipeline`] tasks, as many as are asked for.
+//! with variants and with pipeline tasks, as many as are asked for.
 
 mod pipeline;
 mod vary;
