@@ -1,20 +1,20 @@
 // Losses that need no teacher's logits, and what all losses share.
 #include "head_loss.cuh"
 
-// Three rows fit the shared memory of a Hopper multiprocessor, with registers for as many blocks.
+// Three rows fit the shared memory of a Hopper multiprocessor; elsewhere ptxas would spill to fit as many.
 #if __CUDA_ARCH__ == 900
 #define BOUNDS __launch_bounds__(THREADS, 3)
 #else
-#define BOUNDS __launch_bounds__(THREADS)
+#define BOUNDS __launch_bounds__(THREADS, 2)
 #endif
 
 #define ENTRIES(T, SUFFIX)                                                                                             \
-    extern "C" __global__ void BOUNDS head_loss_tokens_##SUFFIX(                                                    \
+    extern "C" __global__ void BOUNDS head_loss_tokens_##SUFFIX(                                                       \
         const i32* targets, const u32* top_ids, const float* top_log_probs, T* logits, float* losses, u32 vocab,       \
         u32 stride, u32 first, u32 all, u32 top_k, float cap, u32 gradient, u32 cached, float denominator,             \
         const __grid_constant__ Terms terms) {                                                                         \
         Targets<T> of = {targets, 0, 0, 0, top_ids, top_log_probs, 0, top_k, 0.f};                                     \
-        head_loss<T, false, false>(                                                                                           \
+        head_loss<T, false>(                                                                                           \
             logits, of, losses, vocab, stride, first, all, cap, gradient, cached, denominator, terms);                 \
     }                                                                                                                  \
     /* x *= factor, unless that is 1. */                                                                               \

@@ -1,6 +1,7 @@
 // Losses of rows of logits, and the logits' gradient in their place. One block a row: passes over the row find what its
 // losses need, and a last one writes the gradient. In every loss the gradient of an element is a·q + b, plus the slope of a
-// divergence, plus something at the target.
+// divergence, plus something at the target. Losses whose slope is a sign come in f32: in bf16 the error of a logit would
+// turn many signs.
 #pragma once
 #include "losses.cuh"
 
@@ -10,7 +11,7 @@
 #define LN_2 0.6931471805599453f
 
 // One row of logits. A bounded logit is scale·bend(z).
-template <class T, bool APPROXIMATE> struct Row {
+template <class T> struct Row {
     const T* z;
     u32 vocab;
     bool wide;
@@ -21,17 +22,16 @@ template <class T, bool APPROXIMATE> struct Row {
           inverse_cap(cap > 0.f ? 1.f / cap : 0.f) {}
 
     __device__ __forceinline__ float bend(float z) const {
-        if (cap <= 0.f) return z;
-        return APPROXIMATE ? Math<T>::tanh_near(z * inverse_cap) : Math<T>::tanh(z * inverse_cap);
+        return cap > 0.f ? Math<T>::tanh(z * inverse_cap) : z;
     }
     __device__ __forceinline__ float capped(float z) const { return scale * bend(z); }
     __device__ __forceinline__ Pack<T> pack(u32 i) const { return load_pack(z, i, vocab, wide); }
 };
 
 // log Σ exp(z/T) over the row, and Σ z if wanted. With EXCLUDE, logits of -∞ stay so.
-template <bool EXCLUDE, bool SUM, class T, bool APPROXIMATE>
+template <bool EXCLUDE, bool SUM, class T>
 __device__ __forceinline__ float log_sum_exp(
-    const Row<T, APPROXIMATE>& row, float inverse_t, float* scratch, float* sum_z) {
+    const Row<T>& row, float inverse_t, float* scratch, float* sum_z) {
     const u32 N = Pack<T>::N;
     typedef Math<T> M;
     float sum = 0.f, total = 0.f, b = row.scale * inverse_t * LOG2_E;
@@ -140,9 +140,9 @@ __device__ __forceinline__ float log_sum_exp_top(
 
 // Forward KL from a teacher's top k and the rest as one bucket. `top` are the row's logits at `ids`; the row, at `z`, is
 // changed and restored. Fills what the slope needs and returns the loss.
-template <class T, bool APPROXIMATE>
+template <class T>
 __device__ __forceinline__ float top_k_loss(
-    const Row<T, APPROXIMATE>& row, T* z, const Term& term, float weight, const u32* ids, const float* log_probs,
+    const Row<T>& row, T* z, const Term& term, float weight, const u32* ids, const float* log_probs,
     const float* top, u32 top_k, Slope& s, float* scratch) {
     for (u32 j = threadIdx.x; j < top_k; j += THREADS)
         if (ids[j] < row.vocab) z[ids[j]] = from_float<T>(-INFINITY_F);
@@ -172,9 +172,9 @@ __device__ __forceinline__ float top_k_loss(
     return term.temperature * term.temperature * loss;
 }
 
-template <u32 KIND, class T, bool APPROXIMATE>
+template <u32 KIND, class T>
 __device__ __forceinline__ void divergence_sums(
-    const Row<T, APPROXIMATE>& row, const Row<T, APPROXIMATE>& teacher, const Slope& s, float& loss, float& mean) {
+    const Row<T>& row, const Row<T>& teacher, const Slope& s, float& loss, float& mean) {
     const u32 N = Pack<T>::N;
     for (u32 i = threadIdx.x * N; i < row.vocab; i += THREADS * N) {
         Pack<T> z = row.pack(i), y = teacher.pack(i);
@@ -208,9 +208,9 @@ __device__ __forceinline__ float divergence_loss(
 }
 
 // ULD, whose signs and loss are there; as above.
-template <class T, bool APPROXIMATE>
+template <class T>
 __device__ __forceinline__ float uld_loss(
-    const Row<T, APPROXIMATE>& row, float weight, const i8* signs, float loss, Slope& s, float* scratch) {
+    const Row<T>& row, float weight, const i8* signs, float loss, Slope& s, float* scratch) {
     const u32 N = Pack<T>::N;
     s.log_q_sum = log_sum_exp<false, false>(row, s.inverse_t, scratch, (float*)0);
     float mean = 0.f;
@@ -240,9 +240,8 @@ template <class T> struct Targets {
 
 // Row blockIdx.x of a chunk of logits [rows, stride], of which `vocab` columns count; the rest of the gradient is zero.
 // It is row first + blockIdx.x of all; its unweighted loss of term t goes to losses[t][that]. If `cached` is set, there is
-// shared memory for the row; then for top_k floats. With SIGNS there may be losses whose slope is a sign, TVD and ULD; the
-// others bear the error of the fast hyperbolic tangent, which is below that of bf16 logits.
-template <class T, bool TEACHER, bool SIGNS>
+// shared memory for the row; then for top_k floats.
+template <class T, bool TEACHER>
 __device__ __forceinline__ void head_loss(
     T* logits, const Targets<T> targets, float* losses, u32 vocab, u32 stride, u32 first, u32 all, float cap,
     u32 gradient, u32 cached, float denominator, const Terms& terms) {
@@ -277,9 +276,8 @@ __device__ __forceinline__ void head_loss(
         }
         __syncthreads();
     }
-    typedef Row<T, !SIGNS> R;
-    R row(from, vocab, stride, cap);
-    R teacher(TEACHER ? targets.teacher + index * targets.teacher_stride : from, vocab,
+    Row<T> row(from, vocab, stride, cap);
+    Row<T> teacher(TEACHER ? targets.teacher + index * targets.teacher_stride : from, vocab,
               TEACHER ? targets.teacher_stride : stride, TEACHER ? targets.teacher_cap : cap);
     const u32* top_ids = targets.top_ids + overall * targets.top_k;
     const float* top_log_probs = targets.top_log_probs + overall * targets.top_k;
@@ -297,7 +295,7 @@ __device__ __forceinline__ void head_loss(
         const Term term = terms.term[t];
         Slope s = {term.kind, 1.f / term.temperature, 0.f, 0.f, term.parameter, 0.f, 0.f, 0.f, 0.f};
         float weight = term.weight / denominator, loss;
-        if (SIGNS && term.kind == ULD) {
+        if (TEACHER && term.kind == ULD) {
             loss = uld_loss(row, weight, signs, targets.sign_losses[index], s, scratch);
         } else if (TEACHER && is_divergence(term.kind)) {
             loss = divergence_loss(row, teacher, term, weight, later, s, scratch);

@@ -1,4 +1,4 @@
-// Losses of which some compare with a teacher's logits, but none has a sign for a slope.
+// Losses of which some compare with a teacher's logits.
 #include "head_loss.cuh"
 
 // Left alone, ptxas spills on older cards to fit two blocks; Hopper's has two without.
@@ -14,7 +14,7 @@
         u32 vocab, u32 stride, u32 first, u32 all, u32 teacher_stride, float cap, float teacher_cap, u32 gradient,     \
         u32 cached, float denominator, const __grid_constant__ Terms terms) {                                          \
         Targets<T> of = {targets, teacher, signs, sign_losses, 0, 0, teacher_stride, 0, teacher_cap};                  \
-        head_loss<T, true, false>(                                                                                            \
+        head_loss<T, true>(                                                                                            \
             logits, of, losses, vocab, stride, first, all, cap, gradient, cached, denominator, terms);                 \
     }
 ENTRIES(float, f32)

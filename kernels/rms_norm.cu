@@ -88,10 +88,12 @@ __device__ __forceinline__ float product_sum(
     return sum;
 }
 
-// dx is the gradient, plus `other` if there is one. Blocks walk over the rows; each leaves its part of dw in its row of `partial` [blocks, h].
+// dx is the gradient, plus `other` if there is one. Blocks walk over the rows; each leaves its part of dw in its row of
+// `partial` [blocks, h].
 template <class T, u32 LANES, u32 KEPT>
 __device__ __forceinline__ void backward(
-    const T* x, const float* w, const float* inverse, const T* dy, const T* other, T* dx, float* partial, u32 rows, u32 h) {
+    const T* x, const float* w, const float* inverse, const T* dy, const T* other, T* dx, float* partial, u32 rows,
+    u32 h) {
     const u32 N = Pack<T>::N, GROUPS = BLOCK / LANES;
     __shared__ float scratch[32];
     __shared__ float part[LANES == BLOCK ? 1 : KEPT * LANES * N];
@@ -148,7 +150,8 @@ __device__ __forceinline__ void backward(
 
 template <class T>
 __device__ __forceinline__ void backward_lanes(
-    const T* x, const float* w, const float* inverse, const T* dy, const T* other, T* dx, float* partial, u32 rows, u32 h, u32 lanes) {
+    const T* x, const float* w, const float* inverse, const T* dy, const T* other, T* dx, float* partial, u32 rows,
+    u32 h, u32 lanes) {
     switch (lanes) {
     case 8: return backward<T, 8, 1>(x, w, inverse, dy, other, dx, partial, rows, h);
     case 16: return backward<T, 16, 1>(x, w, inverse, dy, other, dx, partial, rows, h);
@@ -162,10 +165,10 @@ __device__ __forceinline__ void backward_lanes(
         const T* x, const float* w, T* y, float* inverse, u32 rows, u32 h, u32 lanes, float eps) {                     \
         forward_lanes(x, w, y, inverse, rows, h, lanes, eps);                                                          \
     }                                                                                                                  \
-    extern "C" __global__ void __launch_bounds__(BLOCK) rms_norm_backward_##SUFFIX(                                  \
-        const T* x, const float* w, const float* inverse, const T* dy, const T* other, T* dx, float* partial, u32 rows, u32 h,         \
-        u32 lanes) {                                                                                                   \
-        backward_lanes(x, w, inverse, dy, other, dx, partial, rows, h, lanes);                                                \
+    extern "C" __global__ void __launch_bounds__(BLOCK) rms_norm_backward_##SUFFIX(                                    \
+        const T* x, const float* w, const float* inverse, const T* dy, const T* other, T* dx, float* partial,          \
+        u32 rows, u32 h, u32 lanes) {                                                                                  \
+        backward_lanes(x, w, inverse, dy, other, dx, partial, rows, h, lanes);                                         \
     }
 ENTRIES(float, f32)
 ENTRIES(bf16, bf16)

@@ -3,7 +3,7 @@
 //! To add an operation, add its row: name, shapes to draw, and the op with inputs of those shapes.
 
 use autograd::{Gradients, Op, Tape};
-use distillix_tests::check::{Case, Input, ids, normal, row, scaled};
+use distillix_tests::check::{Case, Input, cuda_device, ids, normal, row, scaled};
 use distillix_tests::oracle::{self, StraightThrough};
 use nn::losses::{
     CrossEntropy, Focal, ForwardKl, Jsd, Loss, RelationKl, ReverseKl, SkewForwardKl, SkewReverseKl,
@@ -271,11 +271,12 @@ fn bit_linear_is_exact() {
             x[k] = 1e30;
             x[2 * k..3 * k].iter_mut().enumerate().for_each(|(i, x)| *x = ties(i));
         }
-        for w in weights {
-            let tensor = |v: &[f32], dims| Tensor::from_slice(v, dims, &Device::Cpu).unwrap();
-            let (weight, input) = (tensor(&w, &[n, k]), tensor(&x, &[rows, k]));
+        let devices = [Device::Cpu].into_iter().chain(cuda_device("bit_linear_is_exact"));
+        for (device, w) in devices.flat_map(|device| weights.each_ref().map(|w| (device.clone(), w))) {
+            let tensor = |v: &[f32], dims| Tensor::from_slice(v, dims, &device).unwrap();
+            let (weight, input) = (tensor(w, &[n, k]), tensor(&x, &[rows, k]));
             let (ternary, quantized) = (Ternary::new(&weight).unwrap(), QuantizedRows::new(&input).unwrap());
-            let (codes, gamma) = oracle::quantize_weight(&w);
+            let (codes, gamma) = oracle::quantize_weight(w);
             assert_eq!(ternary.gamma().unwrap().to_bits(), gamma.to_bits());
             assert_eq!(ternary.codes().to_vec::<i8>().unwrap(), codes);
             let counts = [-1, 0, 1].map(|code| codes.iter().filter(|&&c| c == code).count());
@@ -288,7 +289,11 @@ fn bit_linear_is_exact() {
             let op = BitLinear { weights: smallvec![&ternary] };
             let (y, _) = op.forward(&[&input, &weight], false).unwrap();
             let bits = |y: Vec<f32>| y.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-            assert_eq!(bits(y[0].to_vec().unwrap()), bits(oracle::product(&x, &w, k)), "{rows} {n} {k}");
+            assert_eq!(
+                bits(y[0].to_vec().unwrap()),
+                bits(oracle::product(&x, w, k)),
+                "{rows} {n} {k} on {device}"
+            );
         }
     }
 }

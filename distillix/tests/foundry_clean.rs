@@ -26,7 +26,10 @@ fn read(paths: &[PathBuf]) -> Vec<Record> {
     let mut records = Vec::new();
     let source = Source::new(paths, None).expect("opens");
     source
-        .read(&mut |raw| Ok(records.push(raw.into_record().map_err(|wrong| anyhow::anyhow!("{wrong:?}"))?)))
+        .read(&mut |raw| {
+            records.push(raw.into_record().map_err(|wrong| anyhow::anyhow!("{wrong:?}"))?);
+            Ok(())
+        })
         .expect("reads");
     records
 }
@@ -89,7 +92,7 @@ fn folders_and_archives_give_their_code() {
     file("notes.txt", b"no code");
     file("f.hs", b"double x = x + x\n");
     let names = |records: &[Record]| records.iter().map(|record| record.id.clone()).collect::<BTreeSet<_>>();
-    let found = read(&[root.clone()]);
+    let found = read(std::slice::from_ref(&root));
     assert_eq!(names(&found), ["src/a.py", "src/b.rs", "f.hs"].map(str::to_owned).into());
     assert_eq!(
         found.iter().map(|r| r.language.as_deref()).collect::<BTreeSet<_>>(),
@@ -103,13 +106,13 @@ fn folders_and_archives_give_their_code() {
     ));
     builder.append_dir_all(".", root.join("src")).expect("packs");
     builder.into_inner().and_then(|gz| gz.finish()).expect("packs");
-    assert_eq!(names(&read(&[archive.clone()])).len(), 3);
+    assert_eq!(names(&read(std::slice::from_ref(&archive))).len(), 3);
 
     // A broken file among others is counted; one that was named is an error.
     let broken = root.join("z.jsonl.gz");
     std::fs::write(&broken, &std::fs::read(&archive).expect("reads")[..40]).expect("writes");
     let output = folder.path().join("out.jsonl");
-    assert_eq!(clean(&[root.clone()], &output, &CleanConfig::default()).len(), 3);
+    assert_eq!(clean(std::slice::from_ref(&root), &output, &CleanConfig::default()).len(), 3);
     let mut pipeline = Pipeline::new(&CleanConfig::default()).expect("a pipeline");
     let job = Job { inputs: vec![broken], output: output.clone(), dropped: None };
     let error = clean_files(&job, &mut pipeline, &AtomicBool::new(false), |_| {}).expect_err("must fail");

@@ -69,7 +69,12 @@ fn every_problem_is_found_and_nothing_else() {
         lines.lines().map(|line| serde_json::from_str(&line.expect("reads")).expect("JSON")).collect();
     let mut hosts = Vec::new();
     let source = Source::new(&[code], None).expect("opens");
-    source.read(&mut |raw| Ok(hosts.extend(raw.into_record()))).expect("reads");
+    source
+        .read(&mut |raw| {
+            hosts.extend(raw.into_record());
+            Ok(())
+        })
+        .expect("reads");
     let only = [
         "refusal",
         "extract",

@@ -6,18 +6,23 @@ use nn::optim::{AdamW, MatrixOptimizer, Muon, Optimizer, OptimizerConfig, Outcom
 use nn::params::{Params, Role, Specs};
 use nn::ternary::{QuantizedRows, Ternary};
 use std::error::Error;
+use std::sync::{Mutex, MutexGuard};
 use tensor::{DType, Device, Stream, Tensor};
 
 type Done = Result<(), Box<dyn Error>>;
 
-/// The first GPU; without one, a skip or, if `DISTILLIX_REQUIRE_CUDA=1`, a failure.
-fn cuda_device(name: &str) -> Option<Device> {
+/// One test at a time uses the device: while one captures its stream, the work of another would be captured too.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The first GPU and the right to use it; without one, a skip or, if `DISTILLIX_REQUIRE_CUDA=1`, a failure.
+fn cuda_device(name: &str) -> Option<(Device, MutexGuard<'static, ()>)> {
     let found = Device::cuda(0);
     let required = std::env::var("DISTILLIX_REQUIRE_CUDA").as_deref() == Ok("1");
     if let (Err(error), true) = (&found, required) {
         panic!("{name}: DISTILLIX_REQUIRE_CUDA=1, but {error}");
     }
-    found.inspect_err(|error| eprintln!("{name}: skipped: {error}")).ok()
+    let device = found.inspect_err(|error| eprintln!("{name}: skipped: {error}")).ok()?;
+    Some((device, ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner())))
 }
 
 fn normal(std: f64, dims: &[usize], site: u32) -> tensor::Result<Tensor> {
@@ -43,7 +48,7 @@ fn distance(got: &Tensor, want: &Tensor) -> tensor::Result<f64> {
 
 #[test]
 fn ternary_weights_and_their_products_have_the_bits_of_the_cpu() -> Done {
-    let Some(gpu) = cuda_device("ternary") else { return Ok(()) };
+    let Some((gpu, _turn)) = cuda_device("ternary") else { return Ok(()) };
     tensor::storage::set_poison(true);
     // Rows, inputs, outputs: some that Hopper's own kernel takes in bf16, some that nothing divides.
     let shapes = [
@@ -97,7 +102,7 @@ fn ternary_weights_and_their_products_have_the_bits_of_the_cpu() -> Done {
 
 #[test]
 fn rows_that_are_not_finite_keep_saying_so() -> Done {
-    let Some(gpu) = cuda_device("ternary") else { return Ok(()) };
+    let Some((gpu, _turn)) = cuda_device("ternary") else { return Ok(()) };
     for k in [40, 41, 3000] {
         let mut x = normal(1.0, &[3, k], 0)?;
         let values = x.as_mut_slice::<f32>()?;
@@ -175,7 +180,7 @@ impl Side {
 
 #[test]
 fn updates_follow_the_cpu_and_skip_what_is_not_finite() -> Done {
-    let Some(gpu) = cuda_device("optimizer") else { return Ok(()) };
+    let Some((gpu, _turn)) = cuda_device("optimizer") else { return Ok(()) };
     tensor::storage::set_poison(true);
     for matrices in [MatrixOptimizer::Muon, MatrixOptimizer::AdamW] {
         let mut here = Side::new(&Device::Cpu, matrices, false)?;
@@ -210,7 +215,7 @@ fn updates_follow_the_cpu_and_skip_what_is_not_finite() -> Done {
 
 #[test]
 fn updates_refresh_the_codes_and_report_them_together() -> Done {
-    let Some(gpu) = cuda_device("optimizer") else { return Ok(()) };
+    let Some((gpu, _turn)) = cuda_device("optimizer") else { return Ok(()) };
     let mut there = Side::new(&gpu, MatrixOptimizer::Muon, true)?;
     let start = there.params.code_report()?.get()?;
     assert_eq!(start.len(), 7);
@@ -235,7 +240,7 @@ fn updates_refresh_the_codes_and_report_them_together() -> Done {
 
 #[test]
 fn a_captured_update_goes_on_where_it_is_replayed() -> Done {
-    let Some(device) = cuda_device("optimizer") else { return Ok(()) };
+    let Some((device, _turn)) = cuda_device("optimizer") else { return Ok(()) };
     let Device::Cuda(gpu) = device else { return Ok(()) };
     for dtype in [DType::F32, DType::BF16] {
         let (mut eager, mut replayed) = (
@@ -269,7 +274,7 @@ fn a_captured_update_goes_on_where_it_is_replayed() -> Done {
 
 #[test]
 fn newton_schulz_in_bf16_stays_close() -> Done {
-    let Some(gpu) = cuda_device("optimizer") else { return Ok(()) };
+    let Some((gpu, _turn)) = cuda_device("optimizer") else { return Ok(()) };
     let (mut single, mut half) =
         (Side::new(&gpu, MatrixOptimizer::Muon, false)?, Side::new(&gpu, MatrixOptimizer::Muon, false)?);
     half.optimizer.set_newton_schulz(DType::BF16);

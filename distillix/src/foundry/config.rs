@@ -2,8 +2,8 @@
 
 use super::clean::CleanConfig;
 use super::teacher::{Sampling, base_url};
-use crate::smelter::config::{merge, read};
-use anyhow::{Context, Result, anyhow, ensure};
+use crate::smelter::config::read;
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -336,9 +336,11 @@ impl FoundryConfig {
         let mut teachers = Vec::new();
         for (i, own) in self.teachers.iter().enumerate() {
             let key = format!("foundry.teachers[{i}]");
-            ensure!(own.is_object(), "{key} must be an object such as {{\"url\": …, \"model\": …}}");
-            let mut value = defaults.clone();
-            merge(&mut value, own.clone());
+            let (Value::Object(own), Value::Object(mut value)) = (own, defaults.clone()) else {
+                bail!("{key} must be an object such as {{\"url\": …, \"model\": …}}");
+            };
+            value.extend(own.clone());
+            let value = Value::Object(value);
             let mut teacher: TeacherConfig = read(value).map_err(|error| anyhow!("{key}.{error}"))?;
             teacher.url = teacher.url.trim_end_matches('/').to_owned();
             teacher.validate(&key, false)?;
@@ -462,11 +464,11 @@ mod tests {
     fn a_teacher_has_the_defaults_it_does_not_change() -> Result<()> {
         let config = Config::default()
             .with_setting("foundry.defaults.concurrency=5")?
-            .with_setting(r#"foundry.teachers=[{"url":"http://a/v1/","model":"m"},{"url":"http://b","model":"p/m","kind":"opencode","concurrency":2}]"#)?;
+            .with_setting(r#"foundry.teachers=[{"url":"http://a/v1/","model":"m"},{"url":"http://b","model":"p/m","kind":"opencode"}]"#)?;
         let teachers = config.foundry.resolved_teachers()?;
         assert_eq!(teachers[0].concurrency, 5);
         assert_eq!(teachers[0].url, "http://a/v1");
-        assert_eq!((teachers[1].concurrency, teachers[1].kind), (2, TeacherKind::Opencode));
+        assert_eq!((teachers[1].concurrency, teachers[1].kind), (5, TeacherKind::Opencode));
         let error = |setting: &str| {
             let config = Config::default().with_setting(setting).unwrap();
             format!("{:#}", config.validate().unwrap_err())

@@ -13,7 +13,7 @@ use std::path::Path;
 pub struct Options {
     /// How answers are checked.
     pub clean: CleanConfig,
-    /// Leave out what does not pass, and write code without the chatter around it.
+    /// Leave out what does not pass and copies of earlier records, and write code without the chatter around it.
     pub only_clean: bool,
     /// Write log-probabilities.
     pub with_logprobs: bool,
@@ -30,19 +30,31 @@ pub struct Derived {
 
 /// Records checked at a time.
 const BATCH: usize = 512;
+/// Stages that judge a record by those before it: they say nothing of an answer itself.
+const OF_THE_SET: [&str; 2] = ["exact", "near"];
 
 /// Writes the answers of a store, in the order of the prompts and then of the samples. The bytes depend on nothing but what is
-/// stored and the options.
+/// stored and the options. `observe` is told how many answers were looked at.
 ///
 /// # Errors
 /// When the store cannot be read or the file not written.
-pub fn derive(store: &Path, output: &Path, options: &Options) -> Result<Derived> {
+pub fn derive(
+    store: &Path,
+    output: &Path,
+    options: &Options,
+    observe: &mut dyn FnMut(u64),
+) -> Result<Derived> {
     let reader = StoreReader::open(store)?;
-    let mut pipeline = Pipeline::new(&options.clean)?;
+    let mut clean = options.clean.clone();
+    if !options.only_clean {
+        clean.skip.extend(OF_THE_SET.map(str::to_owned));
+    }
+    let mut pipeline = Pipeline::new(&clean)?;
     pipeline.push("tests", Box::new(Tests));
     let mut writer = SetWriter::create(output)?;
-    let (mut batch, mut records) = (Vec::new(), 0);
+    let (mut batch, mut records, mut seen) = (Vec::new(), 0, 0);
     let mut flush = |batch: &mut Vec<Record>| -> Result<()> {
+        seen += batch.len() as u64;
         let outcomes = if options.only_clean {
             pipeline.clean(std::mem::take(batch)).into_iter().filter_map(kept).collect::<Vec<_>>()
         } else {
@@ -53,6 +65,7 @@ pub fn derive(store: &Path, output: &Path, options: &Options) -> Result<Derived>
                 .map(|(record, outcome)| noted(record, outcome))
                 .collect()
         };
+        observe(seen);
         for record in outcomes {
             records += 1;
             writer.write(&record)?;

@@ -134,7 +134,7 @@ impl Sampler {
     /// Takes note of a record.
     pub fn add(&mut self, record: &Record) {
         self.seen += 1;
-        let drawn = (u128::from(mix(self.seed ^ mix(self.seen))) * u128::from(self.seen) >> 64) as usize;
+        let drawn = ((u128::from(mix(self.seed ^ mix(self.seen))) * u128::from(self.seen)) >> 64) as usize;
         if self.records.len() < self.size {
             self.records.push((self.seen, record.clone()));
         } else if drawn < self.size {

@@ -337,12 +337,12 @@ impl Session {
         let from_teacher = teacher.as_ref().filter(|_| config.distillation.init);
         if let Some(init) = &init {
             start_from(&mut student, &init.student)?;
-        } else if let Some(teacher) = from_teacher {
-            if start_from(&mut student, &teacher.student)? == 0 {
-                on_event(Event::Warning(
-                    "no weight of the teacher has the dimensions of the student's, which starts from random ones",
-                ));
-            }
+        } else if let Some(teacher) = from_teacher
+            && start_from(&mut student, &teacher.student)? == 0
+        {
+            on_event(Event::Warning(
+                "no weight of the teacher has the dimensions of the student's, which starts from random ones",
+            ));
         }
         let is_builtin = config.data.sources.iter().any(|s| s.resolved_kind() == SourceKind::Builtin);
         let functions = training.eval_functions;

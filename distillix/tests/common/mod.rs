@@ -31,6 +31,7 @@ const MERGES: [&str; 22] = [
 
 /// How the space before the first word comes about.
 #[derive(Clone, Copy, Debug)]
+#[allow(dead_code, reason = "not every suite that shares this module uses both")]
 pub enum Style {
     /// `Prepend` and `Replace` normalizers.
     Prepend,

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod budget;
+mod checks;
 mod faults;
 mod generate;
 mod harness;

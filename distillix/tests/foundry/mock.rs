@@ -48,13 +48,16 @@ impl Fault {
 /// Decides about a request: given its text and how often that text came before.
 pub type Plan = Box<dyn Fn(&str, u64) -> Option<Fault> + Send + Sync>;
 
+/// An answer to a text, given the model.
+type Answer = Box<dyn Fn(&str, &str) -> String + Send + Sync>;
+
 /// What the server does.
 pub struct Behaviour {
     pub plan: Plan,
     /// Time that an answer takes.
     pub latency: Duration,
     /// The answer to a text, given the model.
-    pub answer: Box<dyn Fn(&str, &str) -> String + Send + Sync>,
+    pub answer: Answer,
     /// A password that is asked for.
     pub password: Option<String>,
 }

@@ -200,7 +200,8 @@ fn a_broken_checkpoint_is_passed_over() {
     let cut = |bytes: &mut Vec<u8>| bytes.truncate(bytes.len() / 2);
     // Another number, as a disk may make of one; the file is as well-formed as before.
     let flip = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
-    let damages: [(&str, fn(&mut Vec<u8>)); 5] = [
+    type Damage = fn(&mut Vec<u8>);
+    let damages: [(&str, Damage); 5] = [
         ("model.safetensors", cut),
         ("optimizer.safetensors", cut),
         ("state.json", cut),

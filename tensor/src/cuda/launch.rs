@@ -44,7 +44,8 @@ impl Grid {
 /// Largest argument passed by value.
 const LARGEST_VALUE: usize = 256;
 
-/// A kernel and the arguments collected so far, in the order of its parameters.
+/// A kernel and the arguments collected so far, in the order of its parameters. It borrows the tensors that the kernel
+/// reads: were one dropped before the launch, another thread's operation could take its memory.
 pub struct Launch<'a> {
     gpu: Cuda,
     file: &'static str,
@@ -105,9 +106,9 @@ impl Cuda {
     }
 }
 
-impl Launch<'_> {
+impl<'a> Launch<'a> {
     /// The address of a contiguous tensor that the kernel reads.
-    pub fn read(self, tensor: &Tensor) -> Result<Self> {
+    pub fn read(self, tensor: &'a Tensor) -> Result<Self> {
         if !tensor.is_contiguous() {
             return Err(tensor.not_contiguous(self.file));
         }
@@ -115,7 +116,7 @@ impl Launch<'_> {
     }
 
     /// As [`Launch::read`], or a null pointer.
-    pub fn read_optional(self, tensor: Option<&Tensor>) -> Result<Self> {
+    pub fn read_optional(self, tensor: Option<&'a Tensor>) -> Result<Self> {
         match tensor {
             Some(tensor) => self.read(tensor),
             None => Ok(self.value(0u64)),
@@ -123,7 +124,7 @@ impl Launch<'_> {
     }
 
     /// The address of the first element of a tensor with any strides, which the kernel reads.
-    pub fn strided(self, tensor: &Tensor) -> Result<Self> {
+    pub fn strided(self, tensor: &'a Tensor) -> Result<Self> {
         let address = tensor.device_address(self.gpu, self.file)?;
         Ok(self.value(address))
     }

@@ -1,7 +1,8 @@
 //! `distillix foundry export`.
 
 use super::display::cleaning;
-use super::{ConfigArgs, Output, wrong};
+use super::{ConfigArgs, Output, store_of, wrong};
+use crate::cli::progress::Progress;
 use crate::foundry::derive::{self, derive};
 use anyhow::Result;
 use serde_json::json;
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 /// Writes the answers that a store has into a file, at any time, beside a run too.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
-    /// The store (OUTPUT.foundry).
+    /// The store, or the output that it belongs to.
     #[arg(value_name = "STORE")]
     store: PathBuf,
     /// The file to write: .jsonl, .jsonl.gz, .jsonl.zst or .parquet.
@@ -34,7 +35,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let clean = args.config.foundry()?.clean;
     clean.validate().map_err(wrong)?;
     let options = derive::Options { clean, only_clean: args.clean, with_logprobs: args.with_logprobs };
-    let derived = derive(&args.store, &args.output, &options)?;
+    let mut progress = Progress::new("checking answers", None);
+    let derived = derive(&store_of(&args.store), &args.output, &options, &mut |seen| progress.at(seen))?;
+    progress.finish();
     let output = Output { json: args.json };
     output.record(&json!({"records": derived.records, "output": args.output, "clean": derived.report}))?;
     cleaning(output, &derived, args.clean)?;

@@ -1,8 +1,9 @@
 //! `distillix foundry generate`.
 
 use super::display::Display;
-use super::{FoundryArgs, Output, block_on, wrong};
+use super::{FoundryArgs, Output, beside, block_on, wrong};
 use crate::cli::WrongUse;
+use crate::cli::progress::Progress;
 use crate::foundry::config::FoundryConfig;
 use crate::foundry::derive::{self, derive};
 use crate::foundry::generate::{Ended, Event, Options, Summary, generate};
@@ -10,7 +11,7 @@ use crate::foundry::output::SetWriter;
 use crate::foundry::prompts::{Prompt, builtin, file};
 use crate::foundry::tester::SandboxTester;
 use anyhow::{Context, Result};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -116,7 +117,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         display.show(Event::Warning(format!("tests were not run: {why}")));
     }
     let options = derive::Options { clean, only_clean: args.clean, with_logprobs: args.with_logprobs };
-    let derived = derive(&store, &args.output, &options)?;
+    let mut progress = Progress::new("checking answers", None);
+    let derived = derive(&store, &args.output, &options, &mut |seen| progress.at(seen))?;
+    progress.finish();
     display.summary(&summary, &args.output, &derived, args.clean)?;
     end(&summary, derived.records)
 }
@@ -148,13 +151,6 @@ fn config(args: &Args) -> Result<FoundryConfig> {
     config.max_requests = args.max_requests.or(config.max_requests);
     config.validate().map_err(wrong)?;
     Ok(config)
-}
-
-/// The store that belongs to an output.
-fn beside(output: &Path) -> PathBuf {
-    let mut path = output.as_os_str().to_owned();
-    path.push(".foundry");
-    path.into()
 }
 
 /// The prompts of all files, one file after the other.

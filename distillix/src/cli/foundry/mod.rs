@@ -14,7 +14,7 @@ use super::{Output, WrongUse};
 use crate::foundry::config::FoundryConfig;
 use crate::smelter::config::Config;
 use anyhow::{Context, Result};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Makes training data: prompts, teachers that answer them, cleaning, and code that is run before it is trusted.
@@ -82,6 +82,18 @@ impl ConfigArgs {
         }
         Ok(config.foundry)
     }
+}
+
+/// The store that belongs to an output.
+fn beside(output: &Path) -> PathBuf {
+    let mut path = output.as_os_str().to_owned();
+    path.push(".foundry");
+    path.into()
+}
+
+/// The store that a user names by its path or by its output's.
+fn store_of(path: &Path) -> PathBuf {
+    Some(beside(path)).filter(|store| store.exists()).unwrap_or_else(|| path.to_owned())
 }
 
 /// Makes an error one of wrong use.

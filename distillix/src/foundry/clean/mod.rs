@@ -95,13 +95,15 @@ pub trait Stage: Send + Sync {
     }
 }
 
+type Make = fn(&CleanConfig) -> Result<Option<Box<dyn Stage>>>;
+
 /// A stage's name, what it does, and how it is made; `None` where the config gives it nothing to do.
 pub struct Entry {
     /// Names the stage in settings, reports and `checks`.
     pub name: &'static str,
     /// What it does, in a line.
     pub about: &'static str,
-    make: fn(&CleanConfig) -> Result<Option<Box<dyn Stage>>>,
+    make: Make,
 }
 
 /// All stages in the order in which they run.

@@ -106,11 +106,10 @@ impl Pipeline {
 
     /// What the stages did so far.
     pub fn report(&self) -> Report {
-        let with_remark = |(report, stage): (&StageReport, &Box<dyn Stage>)| StageReport {
-            remark: stage.remark(),
-            ..report.clone()
-        };
-        let stages = self.reports.iter().zip(&self.stages).map(with_remark).collect();
+        let with_remark = self.reports.iter().zip(&self.stages);
+        let stages = with_remark
+            .map(|(report, stage)| StageReport { remark: stage.remark(), ..report.clone() })
+            .collect();
         Report { records: self.records, kept: self.kept, stages }
     }
 }

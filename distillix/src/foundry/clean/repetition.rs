@@ -69,7 +69,8 @@ mod tests {
         assert!(!loops(&tests));
         assert!(!loops(&format!("x = 1\n# {}\n", "-".repeat(300))));
         assert!(!loops("a = 1\na = 1\na = 1\n"));
-        let long = format!("{}{}", "y = other(1, 2)\n# é\n".repeat(1) + &tests.repeat(4), "x()\n".repeat(50));
+        let long =
+            format!("{}{}", "y = other(1, 2)\n# é\n".to_owned() + &tests.repeat(4), "x()\n".repeat(50));
         assert!(!loops(&long), "a small part");
         assert!(Repetition.check(&mut Draft::new(Record::text("t", "ab\n".repeat(500)))).is_ok());
     }

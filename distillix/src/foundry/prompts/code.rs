@@ -1,7 +1,7 @@
 //! Code turned into prompts: its functions are asked for, explained, tested, mended, filled in.
 
-use super::Prompt;
 use super::bug::plant;
+use super::{Prompt, title};
 use crate::foundry::language::Language;
 use crate::foundry::syntax::Syntax;
 use crate::smelter::data::random::{below, hash};
@@ -175,11 +175,12 @@ fn ask(
         (Language::Python, false) | (_, true) => &text[function.whole.start..function.body.start],
         (_, false) => &text[function.document.end.max(function.whole.start)..function.body.start],
     };
+    let name = title(language);
     let has_document = text[function.document.clone()].len() >= 20;
     Some(match kind {
         Kind::Document if has_document => (
             format!(
-                "Write the body of this {language} function so that it does what its documentation says. Answer with the whole \
+                "Write the body of this {name} function so that it does what its documentation says. Answer with the whole \
                  function.\n\n{}",
                 fence(&dedent(head(true)))
             ),
@@ -187,7 +188,7 @@ fn ask(
         ),
         Kind::Signature if has_document => (
             format!(
-                "Below is the signature of a {language} function without its documentation. Say in one sentence what it most likely does, \
+                "Below is the signature of a {name} function without its documentation. Say in one sentence what it most likely does, \
                  then write the whole function.\n\n{}",
                 fence(&dedent(head(false)))
             ),
@@ -195,7 +196,7 @@ fn ask(
         ),
         Kind::Explain => (
             format!(
-                "Explain to a colleague who knows {language} but not this project what the following function does, which cases it treats \
+                "Explain to a colleague who knows {name} but not this project what the following function does, which cases it treats \
                  separately, and what a caller has to know.\n\n{}",
                 fence(&without_document(text, function))
             ),
@@ -203,7 +204,7 @@ fn ask(
         ),
         Kind::Tests => (
             format!(
-                "Write tests for this {language} function, in the way that is usual for the language. Cover the ordinary use, the cases at \
+                "Write tests for this {name} function, in the way that is usual for the language. Cover the ordinary use, the cases at \
                  the edges, and errors if it has any. Where the code depends on something that is not shown, say what you \
                  assume.\n\n{}",
                 fence(&whole)
@@ -214,7 +215,7 @@ fn ask(
             let broken = plant(language, &whole, draw)?;
             (
                 format!(
-                    "A mistake has crept into this {language} function. Find it, say in one sentence what goes wrong because of it, and give the \
+                    "A mistake has crept into this {name} function. Find it, say in one sentence what goes wrong because of it, and give the \
                      corrected function.\n\n{}",
                     fence(&broken)
                 ),
@@ -227,7 +228,7 @@ fn ask(
                 (&text[function.whole.start..gap.start], &text[gap.end..function.whole.end]);
             (
                 format!(
-                    "A part of this {language} function is missing where it says `<missing>`. Answer with that part and nothing \
+                    "A part of this {name} function is missing where it says `<missing>`. Answer with that part and nothing \
                      else.\n\n{}",
                     fence(&dedent(&format!("{before}<missing>{after}")))
                 ),
@@ -261,7 +262,11 @@ fn gap(syntax: &Syntax, function: &Function, draw: u64) -> Option<Range<usize>> 
         }
         let inside = range.start > function.body.start && range.end <= function.body.end;
         let is_text = node.kind().contains("string") || node.kind().contains("comment");
-        if inside && node.is_named() && !is_text && (12..=most).contains(&range.len()) {
+        // The way to a name is no part that anyone could fill in.
+        let is_path = ["field_expression", "member_expression", "attribute", "selector_expression"]
+            .contains(&node.kind())
+            || ["scoped", "qualified", "type", "parameters"].iter().any(|kind| node.kind().contains(kind));
+        if inside && node.is_named() && !is_text && !is_path && (12..=most).contains(&range.len()) {
             gaps.push(range);
         }
         !is_text

@@ -1,6 +1,6 @@
 //! Prompts: what teachers are asked.
 //!
-//! * [`file`] reads them; [`builtin`] are our own, with variants without end.
+//! * [`mod@file`] reads them; [`builtin`] are our own, with variants without end.
 //! * [`code`] makes them of code, [`evolve`] of prompts, by a teacher.
 
 mod bug;
@@ -9,6 +9,7 @@ pub mod code;
 pub mod evolve;
 pub mod file;
 
+use super::language::Language;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -29,4 +30,19 @@ pub struct Prompt {
     /// All other keys, which the output repeats.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// The name of a language in prose.
+fn title(language: Language) -> &'static str {
+    match language {
+        Language::Python => "Python",
+        Language::Rust => "Rust",
+        Language::JavaScript => "JavaScript",
+        Language::TypeScript => "TypeScript",
+        Language::Go => "Go",
+        Language::Java => "Java",
+        Language::C => "C",
+        Language::Cpp => "C++",
+        Language::Bash => "Bash",
+    }
 }

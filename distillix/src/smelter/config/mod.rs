@@ -125,7 +125,7 @@ impl Config {
 
 /// Puts `changes` over `base`, key by key. An object whose `kind` changes replaces the old one, since the other
 /// keys belong to the old kind.
-pub(crate) fn merge(base: &mut Value, changes: Value) {
+fn merge(base: &mut Value, changes: Value) {
     match (base, changes) {
         (Value::Object(base), Value::Object(changes))
             if changes.get("kind").is_none_or(|kind| base.get("kind") == Some(kind)) =>

@@ -80,8 +80,11 @@ impl RelationKl {
         let [n, t, width] = pair[0].dims_n(OP)?;
         let (device, dtype) = (pair[0].device(), pair[0].dtype());
         let relations = |a: &Tensor| {
-            let mut r = Tensor::empty(&[n, t, t], DType::F32, &device)?;
             let root = 1.0 / (a.last_dim() as f64).sqrt();
+            if dtype == DType::F32 {
+                return exact_relations(gpu, a, root);
+            }
+            let mut r = Tensor::empty(&[n, t, t], DType::F32, &device)?;
             gpu.matmul(root as f32, Mat::view(a)?, Mat::view(a)?.t(), 0.0, &mut r)?;
             Ok(r)
         };
@@ -101,6 +104,19 @@ impl RelationKl {
         let back = sum.transpose(0, 1)?.contiguous()?.reshape(grad.dims())?;
         grad.copy_from(&back.to_dtype(dtype)?)
     }
+}
+
+/// Relations of slices `[relation heads, T, width]` as f64, which is no type of a GPU's tensors: two words each.
+fn exact_relations(gpu: Cuda, a: &Tensor, root: f64) -> Result<Tensor> {
+    let [n, t, width] = a.dims_n(OP)?;
+    let mut r = Tensor::empty(&[n, t, t, 2], DType::U32, &a.device())?;
+    let launch = gpu.entry("relation_kl", "relation_kl_products").strided(a)?.write(&mut r)?;
+    let launch = launch.value(count(OP, n)?).value(count(OP, t)?).value(width as u32);
+    let launch = launch.value(count(OP, a.strides()[1])?).value(root);
+    // SAFETY: these are the arguments of relation_kl_products; the slices lie `width` apart and their rows a stride, as
+    // `slices` has them, and the kernel writes n·t·t numbers of eight bytes.
+    unsafe { launch.run(Grid::strided(gpu, n * t * t)) }?;
+    Ok(r)
 }
 
 /// Gives the student's gradients, times that of the loss.

@@ -16,6 +16,9 @@ const CHUNK_BYTES: usize = 512 << 20;
 /// Chunks are a multiple of this many rows, the height of the products' tiles.
 const CHUNK_ROWS: usize = 128;
 
+/// Number of logits up to which they are f32.
+const FEW_LOGITS: usize = 1 << 16;
+
 /// Terms that the kernels take, and the words of their parameter: four a term and the count.
 const MAX_TERMS: usize = 7;
 const TERM_WORDS: usize = 4 * MAX_TERMS + 1;
@@ -56,7 +59,8 @@ fn needs(loss: &Loss) -> Needs {
 }
 
 impl HeadLoss {
-    /// See [`Op::forward`]; x and the table are contiguous and fit. Products are in the type of x, the head's gradient in f32.
+    /// See [`Op::forward`]; x and the table are contiguous and fit. Products are in the type of x, the head's gradient in
+    /// f32; logits are in the type of [`HeadLoss::logits_dtype`].
     pub(super) fn forward_cuda(
         &self,
         gpu: Cuda,
@@ -69,14 +73,15 @@ impl HeadLoss {
         expect_dtype(OP, &self.targets, DType::I32)?;
         self.check_terms(rows)?;
         let terms = self.words();
+        let logits_dtype = self.logits_dtype(x.dtype(), n * rows);
         let weights = table.to_dtype(x.dtype())?;
         let teacher = match &self.teacher {
-            Some(teacher) => TeacherLogits::new(teacher, n, x.dtype())?,
+            Some(teacher) => TeacherLogits::new(teacher, n, x.dtype(), logits_dtype)?,
             None => None,
         };
         let mut losses = Tensor::empty(&[self.terms.len(), n], DType::F32, &device)?;
         // As many chunks as it takes, of equal height.
-        let most = (CHUNK_BYTES / (rows * x.dtype().size())).max(1);
+        let most = (CHUNK_BYTES / (rows * logits_dtype.size())).max(1);
         let chunk = n.div_ceil(n.div_ceil(most).max(1)).next_multiple_of(CHUNK_ROWS);
         // No rows are one chunk of none, whose products write zeros.
         let sizes: Vec<[usize; 2]> =
@@ -91,10 +96,11 @@ impl HeadLoss {
         let mut first = 0;
         for (index, &[n, _]) in sizes.iter().enumerate() {
             let hidden = x.narrow(0, first, n)?;
-            let mut logits = product(gpu, &hidden, &weights, x.dtype())?;
+            let mut logits = product(gpu, &hidden, &weights, logits_dtype)?;
             let teacher = teacher.as_ref().map(|t| t.chunk(gpu, first, n)).transpose()?;
             self.rows_cuda(gpu, &mut logits, teacher.as_ref(), &mut losses, first, &terms, keep)?;
             if let Some(de) = &mut de {
+                let logits = logits.to_dtype(x.dtype())?;
                 let beta = if index == 0 { 0.0 } else { 1.0 };
                 gpu.matmul(1.0, Mat::rows(&logits)?.t(), Mat::rows(&hidden)?, beta, de)?;
                 gpu.matmul(1.0, Mat::rows(&logits)?, Mat::rows(&weights)?, 0.0, &mut dx[index])?;
@@ -113,6 +119,13 @@ impl HeadLoss {
             None => None,
         };
         Ok((smallvec![loss, values], grads))
+    }
+
+    /// Type of the logits: that of x, but f32 where bf16 would decide. Losses whose slope is a sign have many signs turned by
+    /// the error of a bf16 logit, and few logits do not average it out; they cost nothing either.
+    fn logits_dtype(&self, dtype: DType, logits: usize) -> DType {
+        let signs = self.terms.iter().any(|(_, loss)| matches!(loss, Loss::Tvd(_) | Loss::Uld(_)));
+        if signs || logits <= FEW_LOGITS { DType::F32 } else { dtype }
     }
 
     /// Refuses what the kernels do not take.
@@ -166,16 +179,18 @@ impl HeadLoss {
         // A block reads its row from shared memory if two of them fit a multiprocessor.
         let row = 16 * packs(stride, dtype);
         let cached = 2 * (row + 2048) <= gpu.shared_memory() as usize;
+        // What the kernel reads must live until it is launched.
+        let targets = self.targets.contiguous()?;
+        let uld = self.terms.iter().find(|(_, loss)| matches!(loss, Loss::Uld(_))).zip(teacher);
+        let uld = uld.map(|((_, loss), teacher)| self.uld(gpu, logits, teacher, first, loss)).transpose()?;
+        let top = match &self.teacher {
+            Some(Teacher::TopK { ids, log_probs }) => Some((ids.contiguous()?, log_probs.contiguous()?)),
+            _ => None,
+        };
         let (launch, top_k) = match teacher {
             Some(teacher) => {
-                let uld = self.terms.iter().find(|(_, loss)| matches!(loss, Loss::Uld(_)));
-                let uld = uld.map(|(_, loss)| self.uld(gpu, logits, teacher, first, loss)).transpose()?;
-                let signs = self.terms.iter().any(|(_, loss)| matches!(loss, Loss::Tvd(_) | Loss::Uld(_)));
-                let launch = match signs {
-                    true => gpu.kernel("head_loss_signs", "head_loss_signs", dtype)?,
-                    false => gpu.kernel("head_loss_teacher", "head_loss_teacher", dtype)?,
-                };
-                let launch = launch.read(&self.targets)?.read(&teacher.logits)?;
+                let launch = gpu.kernel("head_loss_teacher", "head_loss_teacher", dtype)?;
+                let launch = launch.read(&targets)?.read(&teacher.logits)?;
                 let launch = launch.read_optional(uld.as_ref().map(|u| &u.0))?;
                 let launch = launch.read_optional(uld.as_ref().map(|u| &u.1))?;
                 let launch = launch.write(logits)?.write(losses)?;
@@ -185,14 +200,8 @@ impl HeadLoss {
                 (launch.value(teacher.softcap as f32), 0)
             }
             None => {
-                let top = match &self.teacher {
-                    Some(Teacher::TopK { ids, log_probs }) => {
-                        Some((ids.contiguous()?, log_probs.contiguous()?))
-                    }
-                    _ => None,
-                };
                 let k = top.as_ref().map_or(0, |(ids, _)| ids.last_dim());
-                let launch = gpu.kernel("head_loss", "head_loss_tokens", dtype)?.read(&self.targets)?;
+                let launch = gpu.kernel("head_loss", "head_loss_tokens", dtype)?.read(&targets)?;
                 let launch = launch.read_optional(top.as_ref().map(|t| &t.0))?;
                 let launch = launch.read_optional(top.as_ref().map(|t| &t.1))?;
                 let launch = launch.write(logits)?.write(losses)?;
@@ -221,7 +230,7 @@ impl HeadLoss {
         loss: &Loss,
     ) -> Result<(Tensor, Tensor)> {
         let ([n, stride], device) = (logits.dims_n(OP)?, logits.device());
-        let targets = self.targets.narrow(0, first, n)?;
+        let targets = self.targets.contiguous()?.narrow(0, first, n)?;
         // Blocks walk over the rows, because each needs memory to sort them in.
         let blocks = n.min(2 * gpu.multiprocessors() as usize);
         let words = 4 * (self.vocab + teacher.vocab);
@@ -244,6 +253,7 @@ impl HeadLoss {
 struct TeacherLogits<'a> {
     hidden: &'a Tensor,
     table: Tensor,
+    logits_dtype: DType,
     softcap: f64,
     vocab: usize,
 }
@@ -256,7 +266,7 @@ struct Chunk {
 }
 
 impl<'a> TeacherLogits<'a> {
-    fn new(teacher: &'a Teacher, rows: usize, dtype: DType) -> Result<Option<Self>> {
+    fn new(teacher: &'a Teacher, rows: usize, dtype: DType, logits_dtype: DType) -> Result<Option<Self>> {
         match teacher {
             Teacher::Hidden { hidden, table, softcap, vocab } => {
                 expect_dims(OP, "the teacher's hidden states", hidden, &[rows, table.last_dim()])?;
@@ -264,7 +274,8 @@ impl<'a> TeacherLogits<'a> {
                     return Err(Error::shape(OP, format!("{vocab} tokens in a head {:?}", table.dims())));
                 }
                 let table = table.contiguous()?.to_dtype(dtype)?;
-                Ok(Some(TeacherLogits { hidden, table, softcap: *softcap, vocab: *vocab }))
+                let (softcap, vocab) = (*softcap, *vocab);
+                Ok(Some(TeacherLogits { hidden, table, logits_dtype, softcap, vocab }))
             }
             Teacher::TopK { ids, log_probs } => {
                 expect_dtype(OP, ids, DType::U32)?;
@@ -278,7 +289,7 @@ impl<'a> TeacherLogits<'a> {
 
     fn chunk(&self, gpu: Cuda, first: usize, n: usize) -> Result<Chunk> {
         let hidden = self.hidden.narrow(0, first, n)?.contiguous()?.to_dtype(self.table.dtype())?;
-        let logits = product(gpu, &hidden, &self.table, self.table.dtype())?;
+        let logits = product(gpu, &hidden, &self.table, self.logits_dtype)?;
         Ok(Chunk { logits, softcap: self.softcap, vocab: self.vocab })
     }
 }

@@ -2,12 +2,12 @@
 //!
 //! The tasks lie beside this file, one Markdown file a language: a heading with name, topic and difficulty, the task, and for
 //! Python the tests that an answer must pass and a solution that does. [`prompts`] begins with all of them and goes on
-//! with variants and with [`pipeline`] tasks, as many as are asked for.
+//! with variants and with pipeline tasks, as many as are asked for.
 
 mod pipeline;
 mod vary;
 
-use super::Prompt;
+use super::{Prompt, title};
 use crate::foundry::language::Language;
 use crate::smelter::data::random::{below, hash, permute};
 use std::collections::HashSet;
@@ -98,21 +98,6 @@ impl Task {
     fn prompt(&self) -> Prompt {
         let id = format!("builtin/{}/{}", self.language, self.name);
         prompt(id, self.asked(), self.tests.clone(), self.language, &self.topic, &self.difficulty)
-    }
-}
-
-/// The name of a language in prose.
-fn title(language: Language) -> &'static str {
-    match language {
-        Language::Python => "Python",
-        Language::Rust => "Rust",
-        Language::JavaScript => "JavaScript",
-        Language::TypeScript => "TypeScript",
-        Language::Go => "Go",
-        Language::Java => "Java",
-        Language::C => "C",
-        Language::Cpp => "C++",
-        Language::Bash => "Bash",
     }
 }
 

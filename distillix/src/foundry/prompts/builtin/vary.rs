@@ -1,9 +1,9 @@
 //! Variants of a task: asked in another way, in another language, from the other side.
 
-use super::{Draws, Task, prompt, title};
+use super::{Draws, Task, prompt};
 use crate::foundry::language::Language;
-use crate::foundry::prompts::Prompt;
 use crate::foundry::prompts::bug::plant;
+use crate::foundry::prompts::{Prompt, title};
 
 /// Wishes about the form of an answer, none of which changes what its tests see.
 const WISHES: [&str; 10] = [
@@ -104,15 +104,15 @@ fn tested(id: String, task: &Task, draws: &mut Draws) -> Prompt {
     prompt(id, text, None, language, "testing", &task.difficulty)
 }
 
-/// A solution with a mistake planted in it; the tests tell whether it is gone.
+/// A solution with a mistake planted in it; the tests tell whether it is gone. Now and then the change turns out to do no harm.
 fn mended(id: String, task: &Task, draws: &mut Draws) -> Prompt {
     let solution = task.solution.as_deref().unwrap_or_default();
     let Some(broken) = plant(Language::Python, solution, draws.below(1 << 16) as u64) else {
         return wished(id, task, draws);
     };
     let text = format!(
-        "Somebody was given this task:\n\n{}\n\nTheir answer has a mistake:\n\n```python\n{}```\n\nSay in one sentence what is wrong, \
-         then give the whole corrected code in one block.",
+        "Somebody was given this task:\n\n{}\n\nThis is the answer, which may have a mistake in one place:\n\n```python\n{}```\n\nSay in one \
+         sentence what is wrong, or that nothing is, then give the whole correct code in one block.",
         quoted(&task.text),
         broken
     );
