@@ -27,7 +27,7 @@ const KNOWN: [(&str, &[&str], &str); 15] = [
     (
         "GITHUB_TOKEN",
         &["ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"],
-        r"\b(?:gh[pousr]_[A-Za-z0-9]{36,255}|github_pat_[A-Za-z0-9_]{60,255})\b",
+        r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{60,})\b",
     ),
     ("GITLAB_TOKEN", &["glpat-"], r"\bglpat-[A-Za-z0-9_-]{20,}"),
     ("SLACK_TOKEN", &["xox"], r"\bxox[abeoprs]-[A-Za-z0-9-]{20,}"),
@@ -49,8 +49,8 @@ const KNOWN: [(&str, &[&str], &str); 15] = [
 ];
 
 /// A string that is given to something called a secret.
-const ASSIGNED: &str = r#"(?i-u)(?:password|passwd|secret|api_?key|access_?key|auth_?token|access_?token|private_?key)['"]?\s*(?::=|[:=])\s*['"]([A-Za-z0-9+/=_.~-]{16,128})['"]"#;
-const PRIVATE_KEY: &str = r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----(?s:.{1,8000}?)-----END";
+const ASSIGNED: &str = r#"(?i-u)(?:password|passwd|secret|api_?key|access_?key|auth_?token|access_?token|private_?key)['"]?\s*(?::=|[:=])\s*['"]([A-Za-z0-9+/=_.~-]{16,})['"]"#;
+const PRIVATE_KEY: &str = r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY(?: BLOCK)?-----(?s:.*?)-----END";
 const EMAIL: &str = r"[A-Za-z0-9][A-Za-z0-9._%+-]*@(?:[A-Za-z0-9-]+\.)+[A-Za-z]{2,24}\b";
 /// What stands for an address; of the domain that exists for it (RFC 2606).
 const STAND_IN: &str = "name@example.com";
