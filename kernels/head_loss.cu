@@ -4,6 +4,8 @@
 // Three rows fit the shared memory of a Hopper multiprocessor; elsewhere ptxas would spill to fit as many.
 #if __CUDA_ARCH__ == 900
 #define BOUNDS __launch_bounds__(THREADS, 3)
+#elif __CUDA_ARCH__ == 1200
+#define BOUNDS __launch_bounds__(THREADS)
 #else
 #define BOUNDS __launch_bounds__(THREADS, 2)
 #endif
