@@ -5,7 +5,7 @@
 #if __CUDA_ARCH__ == 900
 #define BOUNDS __launch_bounds__(THREADS, 3)
 #elif __CUDA_ARCH__ == 1200
-#define BOUNDS __launch_bounds__(THREADS)
+#define BOUNDS __launch_bounds__(THREADS, 1)
 #else
 #define BOUNDS __launch_bounds__(THREADS, 2)
 #endif
