@@ -68,15 +68,7 @@ pub fn train(bench: &TrainBench, gpu: Cuda, mut progress: impl FnMut(usize)) -> 
     let first = plans.first().context("there is no plan for this device")?.clone();
     first.apply(&device)?;
     let mut trainer = Trainer::new(config.clone(), first, student, None)?;
-    let tried = plans.into_iter().find_map(|plan| {
-        let step = random_step(&config, &plan);
-        match trainer.try_plan(plan, &step) {
-            Err(error) if crate::smelter::train::is_out_of_memory(&error) => None,
-            Err(error) => Some(Err(error)),
-            Ok(()) => Some(Ok(step)),
-        }
-    });
-    let step = tried.context("a step does not fit the GPU's memory")??;
+    let step = trainer.settle(plans, |plan| Ok(random_step(&config, plan)))?;
     let (mut losses, mut waits) = (Vec::new(), 0);
     let mut run = |trainer: &mut Trainer, count: usize| -> Result<(Duration, u64)> {
         let start = Instant::now();

@@ -1,5 +1,6 @@
 //! `--device`.
 
+use super::output;
 use std::str::FromStr;
 use tensor::Device;
 
@@ -37,7 +38,13 @@ impl DeviceArg {
     pub fn open(&self) -> anyhow::Result<Device> {
         match self {
             DeviceArg::Cpu => Ok(Device::Cpu),
-            DeviceArg::Auto => Ok(Device::cuda(0).unwrap_or(Device::Cpu)),
+            DeviceArg::Auto => Ok(Device::cuda(0).unwrap_or_else(|error| {
+                // Who has a driver expects its card to be used.
+                if tensor::cuda::has_driver() {
+                    output::stderr(&format!("computing on the CPU, since {error}"));
+                }
+                Device::Cpu
+            })),
             DeviceArg::Cuda(n) => Ok(Device::cuda(*n)?),
         }
     }

@@ -110,6 +110,45 @@ impl Plan {
         Ok(plans)
     }
 
+    /// Plans to try in order: the one that is `given`, else the one `kept` in the run's folder, else all candidates. `warn`
+    /// hears why a kept plan cannot be followed.
+    ///
+    /// # Errors
+    /// As [`Plan::candidates`]; or the given plan does not suit the run.
+    pub fn choices(
+        given: Option<&Path>,
+        kept: &Path,
+        config: &Config,
+        device: &Device,
+        limit: Option<usize>,
+        warn: &mut dyn FnMut(&str),
+    ) -> Result<Vec<Plan>> {
+        if let Some(path) = given {
+            let plan = Plan::load(path, config, device)?;
+            // Of a plan for another card the sizes hold, but not the algorithms.
+            let (products, kept_limit) = match plan.is_for(device) {
+                true => (plan.products, plan.memory_limit),
+                false => (Vec::new(), None),
+            };
+            return Ok(vec![Plan { products, memory_limit: limit.or(kept_limit), ..plan }]);
+        }
+        if kept.exists() {
+            match Plan::load(kept, config, device) {
+                Ok(plan) if plan.is_for(device) => {
+                    return Ok(vec![Plan { memory_limit: limit.or(plan.memory_limit), ..plan }]);
+                }
+                Ok(plan) => {
+                    let made = plan.device;
+                    warn(&format!(
+                        "this run was made on {made}; going on with {device} gives other roundings"
+                    ));
+                }
+                Err(error) => warn(&format!("{error:#}; choosing another")),
+            }
+        }
+        Plan::candidates(config, device, limit)
+    }
+
     /// Reads a plan, and checks that `config` can run by it on `device`.
     pub fn load(path: &Path, config: &Config, device: &Device) -> Result<Plan> {
         let read = || -> Result<Plan> {

@@ -174,68 +174,6 @@ fn forbidden_differences(saved: &Config, now: &Config) -> Result<Vec<String>> {
     allowed.differences(now)
 }
 
-/// Plans to try in order: the one that is given or was kept, else all that suit the device.
-fn plans(
-    run: &RunFolder,
-    config: &Config,
-    options: &Options,
-    on_event: &mut (dyn FnMut(Event<'_>) + Send),
-) -> Result<Vec<Plan>> {
-    let device = &options.device;
-    let kept = run.plan();
-    let given = options.plan.as_deref().or(Some(kept.as_path()).filter(|path| path.exists()));
-    if let Some(path) = given {
-        let plan = Plan::load(path, config, device);
-        match plan {
-            Ok(plan) if plan.is_for(device) => {
-                return Ok(vec![Plan { memory_limit: options.memory_limit.or(plan.memory_limit), ..plan }]);
-            }
-            // Of a plan for another card the sizes hold, but not the algorithms.
-            Ok(plan) if options.plan.is_some() => {
-                return Ok(vec![Plan { products: Vec::new(), memory_limit: options.memory_limit, ..plan }]);
-            }
-            Err(error) if options.plan.is_some() => return Err(error),
-            Ok(plan) => on_event(Event::Warning(&format!(
-                "this run was made on {}; going on with {device} gives other roundings",
-                plan.device
-            ))),
-            Err(error) => on_event(Event::Warning(&format!("{error:#}; choosing another"))),
-        }
-    }
-    Plan::candidates(config, device, options.memory_limit)
-}
-
-/// Takes the memory that steps need, by the first of the plans that fits.
-fn settle_plan(
-    trainer: &mut Trainer,
-    config: &Config,
-    dataset: &Dataset,
-    others: impl Iterator<Item = Plan>,
-) -> Result<()> {
-    let first = trainer.plan();
-    if first.is_for(&Device::Cpu) {
-        return Ok(());
-    }
-    let mut why = None;
-    for plan in std::iter::once(first).chain(others) {
-        let step = dataset.step(0, plan.micro_batches(config), plan.micro_batch)?;
-        match trainer.try_plan(plan, &step) {
-            Ok(()) => return Ok(()),
-            Err(error) if is_out_of_memory(&error) => why = Some(error),
-            Err(error) => return Err(error),
-        }
-    }
-    let why = why.context("no plan was tried")?;
-    Err(why.context(
-        "a step does not fit the GPU's memory: lower training.seq_len or the model's size, or raise --memory-limit",
-    ))
-}
-
-/// Whether a device had too little memory.
-pub(crate) fn is_out_of_memory(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(tensor::Error::OutOfMemory { .. })))
-}
-
 /// A run in memory.
 struct Session {
     config: Config,
@@ -260,8 +198,18 @@ impl Session {
         if !resuming {
             checkpoint::begin(run)?;
         }
-        let mut plans = plans(run, &config, options, on_event)?.into_iter();
-        let plan = plans.next().context("there is no plan for this device")?;
+        let plans = {
+            let mut warn = |text: &str| on_event(Event::Warning(text));
+            Plan::choices(
+                options.plan.as_deref(),
+                &run.plan(),
+                &config,
+                device,
+                options.memory_limit,
+                &mut warn,
+            )?
+        };
+        let plan = plans.first().context("there is no plan for this device")?.clone();
         plan.apply(device)?;
         let init = options
             .init
@@ -350,7 +298,9 @@ impl Session {
             .then(|| Exam::new(config.data.builtin, functions, &tokenizer))
             .transpose()?;
         let mut trainer = Trainer::new(config.clone(), plan, student, teacher.map(|t| t.student))?;
-        settle_plan(&mut trainer, &config, &dataset, plans)?;
+        if *device != Device::Cpu {
+            trainer.settle(plans, |plan| dataset.step(0, plan.micro_batches(&config), plan.micro_batch))?;
+        }
         on_event(Event::Planned(&trainer.plan().describe(&config)));
         let warn = |text: String| on_event(Event::Warning(&text));
         let mut state = State::default();

@@ -250,16 +250,36 @@ impl Trainer {
         Ok(())
     }
 
-    /// Takes the memory that a step of `plan` needs, by running one without an update.
+    /// Takes the first of `plans` of which a step fits the device's memory, by running one micro-batch of `step_of` it
+    /// without an update; returns that step.
     ///
     /// # Errors
-    /// [`tensor::Error::OutOfMemory`] among the causes if the device has too little; then another plan can be tried.
-    pub fn try_plan(&mut self, plan: Plan, data: &Step) -> Result<()> {
-        self.plan = plan;
+    /// If none fits.
+    pub fn settle(
+        &mut self,
+        plans: impl IntoIterator<Item = Plan>,
+        step_of: impl Fn(&Plan) -> Result<Step>,
+    ) -> Result<Step> {
+        let mut why = None;
+        for plan in plans {
+            let step = step_of(&plan)?;
+            self.plan = plan;
+            match self.try_step(&step) {
+                Ok(()) => return Ok(step),
+                Err(error) if is_out_of_memory(&error) => why = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(why.context("no plan was tried")?.context(
+            "a step does not fit the GPU's memory: lower training.seq_len or the model's size, or raise --memory-limit",
+        ))
+    }
+
+    fn try_step(&mut self, data: &Step) -> Result<()> {
         self.inputs.clear();
+        let denominator = self.nominal(data);
         let done = self.load(data).and_then(|()| {
             self.gradients.clear();
-            let denominator = self.nominal(data);
             match &self.gpu {
                 Some(on) => {
                     let (gpu, arena) = (on.gpu, on.arena);
@@ -490,6 +510,10 @@ impl Trainer {
         tape.backward(&loss, &mut self.gradients)?;
         Ok(())
     }
+}
+
+fn is_out_of_memory(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(tensor::Error::OutOfMemory { .. })))
 }
 
 impl BatchTensors {

@@ -21,7 +21,7 @@ const SEGMENT_STEP: usize = 2 << 20;
 pub struct MemoryStats {
     /// In live tensors.
     pub in_use: usize,
-    /// Most bytes ever in live tensors since [`Cuda::reset_peak_memory`].
+    /// Most bytes ever in live tensors.
     pub peak: usize,
     /// Taken from the driver.
     pub reserved: usize,
@@ -257,12 +257,6 @@ impl Cuda {
     /// What the memory is used for now.
     pub fn memory_stats(self) -> MemoryStats {
         self.0.memory.lock().stats
-    }
-
-    /// Lets [`MemoryStats::peak`] begin again from what is in use now.
-    pub fn reset_peak_memory(self) {
-        let mut state = self.0.memory.lock();
-        state.stats.peak = state.stats.in_use;
     }
 
     /// Bounds what is taken from the driver, in bytes; more is an [`Error::OutOfMemory`].

@@ -35,7 +35,8 @@ impl Graph {
 
 impl Cuda {
     /// Records the work that `f` gives instead of running it, with allocations from `arena`, which must have the memory
-    /// already: run the same work eagerly in it before. Also returns what `f` does.
+    /// already: run the same work eagerly in it before. Also returns what `f` does. What another thread gives the device
+    /// meanwhile is recorded too.
     ///
     /// # Errors
     /// `f`'s own; or it did what cannot be captured: waited for the device, read or uploaded, or needed new memory.

@@ -223,6 +223,11 @@ impl Cuda {
     }
 }
 
+/// Whether this machine has NVIDIA's driver, with all that is called of it.
+pub fn has_driver() -> bool {
+    library::driver().is_ok()
+}
+
 fn ordinal_name(ordinal: usize) -> String {
     format!("cuda:{ordinal}")
 }

@@ -104,10 +104,3 @@ impl Modules {
         Ok(function)
     }
 }
-
-impl Cuda {
-    /// Loads forms of kernel files, `(file, defines)`, compiling what the cache lacks in parallel.
-    pub fn prepare(self, forms: &[(&str, &[&str])]) -> Result<()> {
-        self.0.modules.load_all(self, forms)
-    }
-}
