@@ -17,7 +17,7 @@ impl Output {
             stderr(line);
             return Ok(());
         }
-        writeln!(io::stdout().lock(), "{line}")
+        writeln!(io::stdout().lock(), "{line}").map_err(on_stdout)
     }
 
     /// Prints a line for programs, if one reads.
@@ -27,8 +27,13 @@ impl Output {
         }
         let mut line = serde_json::to_vec(value)?;
         line.push(b'\n');
-        io::stdout().lock().write_all(&line)
+        io::stdout().lock().write_all(&line).map_err(on_stdout)
     }
+}
+
+/// The error, with where it happened.
+fn on_stdout(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot write to stdout: {error}"))
 }
 
 /// Prints a line on stderr. That nobody can read it is no reason to stop.

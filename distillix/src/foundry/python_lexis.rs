@@ -5,9 +5,10 @@
 
 /// Words that may stand beside a name or a string: keywords, soft keywords, and statements of Python 2.
 const KEYWORDS: [&str; 41] = [
-    "False", "None", "True", "and", "as", "assert", "async", "await", "break", "case", "class", "continue", "def", "del", "elif",
-    "else", "except", "exec", "finally", "for", "from", "global", "if", "import", "in", "is", "lambda", "match", "nonlocal", "not",
-    "or", "pass", "print", "raise", "return", "try", "type", "while", "with", "yield", "_",
+    "False", "None", "True", "and", "as", "assert", "async", "await", "break", "case", "class", "continue",
+    "def", "del", "elif", "else", "except", "exec", "finally", "for", "from", "global", "if", "import", "in",
+    "is", "lambda", "match", "nonlocal", "not", "or", "pass", "print", "raise", "return", "try", "type",
+    "while", "with", "yield", "_",
 ];
 
 /// What stood before, on the same line, with nothing but blanks in between.
@@ -21,7 +22,7 @@ enum Before {
 }
 
 /// Bytes of the beginning of `text` after which nothing can follow that makes it Python: two names, or a name and a string, side by
-/// side, a string that its line does not end, `>>>`, or a character that Python does not know. `None` if it may be Python.
+/// side, `>>>`, or a character that Python does not know. `None` if it may be Python.
 pub fn misfit(text: &str) -> Option<usize> {
     let bytes = text.as_bytes();
     let mut before = Before::Other;
@@ -34,10 +35,7 @@ pub fn misfit(text: &str) -> Option<usize> {
                 if before == Before::Name {
                     return Some(at + 1);
                 }
-                at = match string_end(bytes, at, false)? {
-                    Ok(end) => end,
-                    Err(end) => return Some(end),
-                };
+                at = string_end(bytes, at, false)?;
                 before = Before::String;
             }
             b'$' | b'?' | b'`' => return Some(at + 1),
@@ -53,10 +51,7 @@ pub fn misfit(text: &str) -> Option<usize> {
                         return Some(end + 1);
                     }
                     let is_template = word.contains(['f', 'F', 't', 'T']);
-                    at = match string_end(bytes, end, is_template)? {
-                        Ok(end) => end,
-                        Err(end) => return Some(end),
-                    };
+                    at = string_end(bytes, end, is_template)?;
                     before = Before::String;
                 } else if !is_name(word) {
                     before = Before::Other;
@@ -97,9 +92,9 @@ fn line_end(bytes: &[u8], at: usize) -> usize {
     bytes[at..].iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |len| at + len)
 }
 
-/// The end of the string whose quotes open at `open`: an error is how far one was read that its line does not end. `None` if it cannot
-/// be told: the text ends within, or it is a template with more than names in its braces.
-fn string_end(bytes: &[u8], open: usize, is_template: bool) -> Option<Result<usize, usize>> {
+/// The end of the string whose quotes open at `open`. `None` if it cannot be told: its line or the text ends within, or it is a template
+/// with more than names in its braces.
+fn string_end(bytes: &[u8], open: usize, is_template: bool) -> Option<usize> {
     let quote = bytes[open];
     let triple = bytes[open..].starts_with(&[quote; 3]);
     let mut at = open + if triple { 3 } else { 1 };
@@ -115,7 +110,8 @@ fn string_end(bytes: &[u8], open: usize, is_template: bool) -> Option<Result<usi
             // A line's end may have two bytes.
             b'\\' if bytes[at..].starts_with(b"\\\r\n") => at += 3,
             b'\\' => at += 2,
-            b'\n' if !triple => return Some(Err(at + 1)),
+            // The grammar lets some go on in the next line.
+            b'\n' if !triple => return None,
             b'{' | b'}' if is_template => {
                 let doubled = depth == 0 && bytes.get(at + 1) == Some(&byte);
                 at += if doubled { 2 } else { 1 };
@@ -126,8 +122,8 @@ fn string_end(bytes: &[u8], open: usize, is_template: bool) -> Option<Result<usi
                     _ => depth -= 1,
                 }
             }
-            _ if byte == quote && !triple => return Some(Ok(at + 1)),
-            _ if byte == quote && bytes[at..].starts_with(&[quote; 3]) => return Some(Ok(at + 3)),
+            _ if byte == quote && !triple => return Some(at + 1),
+            _ if byte == quote && bytes[at..].starts_with(&[quote; 3]) => return Some(at + 3),
             _ => at += 1,
         }
     }
@@ -145,11 +141,10 @@ mod tests {
         for (text, read) in [
             ("Here's one way:\n", 5),
             ("Sure! Here it is.\n", 6),
-            ("x = 1\nCertainly. The following\n", 30),
-            ("x = 'a'\nwords 'and' b\n", 16),
+            ("x = 1\nCertainly. The following\n", 31),
+            ("x = 'a'\nwords 'and' b\n", 15),
             ("x = 'a' words\n", 14),
             (">>> f(1)\n", 3),
-            ("x = 'abc\ny = 2\n", 9),
             ("f'{x}' words\n", 13),
             ("cost $5\n", 6),
         ] {

@@ -28,7 +28,11 @@ impl Syntax {
         }
         let mut best: Option<Self> = None;
         for grammar in language.grammars() {
-            let Some(tree) = parse_with(&grammar, &mut |at, _| text.as_bytes().get(at..).unwrap_or_default(), false) else { continue };
+            let Some(tree) =
+                parse_with(&grammar, &mut |at, _| text.as_bytes().get(at..).unwrap_or_default(), false)
+            else {
+                continue;
+            };
             let (errors, wrong_bytes) = errors(language, &tree);
             let syntax = Self { tree, errors, wrong_bytes };
             if best.as_ref().is_none_or(|best| syntax.errors.len() < best.errors.len()) {
@@ -155,9 +159,25 @@ fn errors(language: Language, tree: &Tree) -> (Vec<Range<usize>>, usize) {
                 node.byte_range().len().saturating_sub(right.map(|child| child.byte_range().len()).sum());
             return false;
         }
+        if node.has_error() {
+            errors.extend(hidden_error(&node).map(|at| at..at));
+        }
         node.has_error() || language == Language::Python
     });
     (errors, wrong)
+}
+
+/// Where something is missing in a node that no child of it shows, as the end of a statement before another in the same line is.
+fn hidden_error(node: &Node<'_>) -> Option<usize> {
+    let mut cursor = node.walk();
+    let children: Vec<Node<'_>> = node.children(&mut cursor).collect();
+    if children.iter().any(Node::has_error) {
+        return None;
+    }
+    let joined = |pair: &&[Node<'_>]| {
+        pair.iter().all(Node::is_named) && pair[0].end_position().row == pair[1].start_position().row
+    };
+    Some(children.windows(2).find(joined).map_or(node.end_byte(), |pair| pair[0].end_byte()))
 }
 
 #[cfg(test)]
@@ -213,6 +233,15 @@ mod tests {
         {
             assert!(!valid(text), "{text}");
         }
+    }
+
+    #[test]
+    fn statements_end_with_their_line() {
+        let errors = |text| Syntax::parse(Language::Python, text).expect("parses").errors;
+        assert_eq!(errors("a = 1\nb > c d: int\n"), [11..11]);
+        assert_eq!(errors("def f():\n    b > c d: int\n"), [18..18]);
+        assert_eq!(errors("a = 1; b = 2  # c\nif a: b\nelse: c\n"), []);
+        assert!(Syntax::parse_valid(Language::Python, "b > c d: int\n").is_none());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A record on its way through the stages.
 
+use crate::foundry::detect::recognise;
 use crate::foundry::language::Language;
 use crate::foundry::record::Record;
 use crate::foundry::syntax::Syntax;
@@ -73,12 +74,26 @@ impl Draft {
     /// Sets the language if all of the body fits its grammar, and says whether it does.
     pub fn adopt(&mut self, language: Language) -> bool {
         if self.language() != Some(language) {
-            let Some(syntax) = Syntax::parse_valid(language, self.body()) else { return false };
-            self.forget_syntax();
-            self.valid = OnceCell::from(Some(syntax));
-        } else if self.valid_syntax().is_none() {
-            return false;
+            return self.adopt_tree(language, Syntax::parse_valid(language, self.body()));
         }
+        let fits = self.valid_syntax().is_some();
+        if fits {
+            self.record.language = Some(language.name().to_owned());
+        }
+        fits
+    }
+
+    /// The language that the body looks to be written in, and whether all of it fits the grammar. If so, it is set.
+    pub fn adopt_detected(&mut self) -> Option<(Language, bool)> {
+        let (language, valid) = recognise(self.body())?;
+        let syntax = valid.into_inner().unwrap_or_else(|| Syntax::parse_valid(language, self.body()));
+        Some((language, self.adopt_tree(language, syntax)))
+    }
+
+    fn adopt_tree(&mut self, language: Language, valid: Option<Syntax>) -> bool {
+        let Some(syntax) = valid else { return false };
+        self.forget_syntax();
+        self.valid = OnceCell::from(Some(syntax));
         self.record.language = Some(language.name().to_owned());
         true
     }

@@ -3,7 +3,7 @@
 use super::{CleanConfig, Draft, Fault, Stage, Verdict};
 use crate::foundry::language::Language;
 use crate::foundry::sandbox::{Limits, Options, Outcome, Sandbox};
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 
 /// Runs Python records that have tests in the sandbox, and drops those that do not pass. Others are kept as they are.
 pub struct Execute {
@@ -20,13 +20,7 @@ impl Execute {
         if !config.execute {
             return Ok(None);
         }
-        let limits = Limits {
-            wall_seconds: config.execute_seconds,
-            cpu_seconds: (config.execute_seconds.ceil() as u64).saturating_add(1),
-            ..Limits::default()
-        };
-        limits.check().map_err(|problem| anyhow!("foundry.clean.execute_seconds: {problem}"))?;
-        Ok(Some(Self { sandbox: Sandbox::new(Options::default())?, limits }))
+        Ok(Some(Self { sandbox: Sandbox::new(Options::default())?, limits: config.limits() }))
     }
 }
 

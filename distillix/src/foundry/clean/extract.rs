@@ -155,14 +155,16 @@ fn unknown(blocks: &[Fence<'_>], named: &str) -> Option<(Option<Language>, Strin
 }
 
 /// The longest run of paragraphs that is valid code.
-fn unfenced(
-    draft: &mut Draft,
-    answer: &str,
-    wanted: Option<Language>,
-) -> Option<(Option<Language>, String)> {
-    let language = wanted.or_else(|| detect(answer))?;
+fn unfenced(draft: &mut Draft, answer: &str, wanted: Option<Language>) -> Option<(Option<Language>, String)> {
     // What is parsed as the body need not be parsed again.
-    let fits = if answer == draft.body() { draft.adopt(language) } else { is_valid(language, answer) };
+    let (language, fits) = match (wanted, answer == draft.body()) {
+        (Some(language), true) => (language, draft.adopt(language)),
+        (None, true) => draft.adopt_detected()?,
+        (_, false) => {
+            let language = wanted.or_else(|| detect(answer))?;
+            (language, is_valid(language, answer))
+        }
+    };
     if fits && !answer.trim().is_empty() {
         return Some((Some(language), answer.to_owned()));
     }
