@@ -78,8 +78,9 @@ fn is_name(word: &str) -> bool {
         && (word.is_ascii() || word.chars().all(|c| c.is_alphanumeric() || c == '_'))
 }
 
+/// True for letters that the grammar takes before a string's quotes, in any number.
 fn is_prefix(word: &str) -> bool {
-    word.len() <= 2 && word.bytes().all(|byte| b"rRbBuUfFtT".contains(&byte))
+    word.bytes().all(|byte| b"rRbBuUfFtT".contains(&byte))
 }
 
 /// Bytes of a run of letters, digits, `_` and of all that is not ASCII.
@@ -146,6 +147,7 @@ mod tests {
             ("x = 'a' words\n", 14),
             (">>> f(1)\n", 3),
             ("f'{x}' words\n", 13),
+            ("xf'a'\n", 3),
             ("cost $5\n", 6),
         ] {
             assert_eq!(misfit(text), Some(read), "{text}");
