@@ -7,6 +7,7 @@ use super::Cuda;
 use crate::{Error, Result};
 use cudarc::driver::{result as driver, sys};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::sync::Mutex;
 
 /// Every block starts at a multiple of this; enough for 16-byte loads, TMA and cuBLASLt.
@@ -132,15 +133,15 @@ pub(crate) struct CudaBuffer {
 }
 
 impl CudaBuffer {
-    /// `len` bytes of unspecified content.
-    pub fn new(gpu: Cuda, len: usize) -> Result<Self> {
+    /// `len` bytes of unspecified content for `what`, which an error names.
+    pub fn new(gpu: Cuda, len: usize, what: &dyn Display) -> Result<Self> {
         gpu.bind()?;
         let size = block_size(len);
         let mut state = gpu.0.memory.lock();
         let arena = state.current;
         let address = match state.arenas[arena].take(size) {
             Some(address) => address,
-            None => state.grow(gpu, size)?,
+            None => state.grow(gpu, size, what)?,
         };
         state.stats.in_use += size;
         state.stats.peak = state.stats.peak.max(state.stats.in_use);
@@ -186,9 +187,9 @@ impl Memory {
 
 impl State {
     /// A block of `size` bytes from a new segment of the current arena.
-    fn grow(&mut self, gpu: Cuda, size: usize) -> Result<u64> {
+    fn grow(&mut self, gpu: Cuda, size: usize, what: &dyn Display) -> Result<u64> {
         if self.capturing {
-            let message = "memory was needed that the steps before the capture did not use";
+            let message = format!("{what} needs memory that the steps before the capture did not use");
             return Err(Error::device(gpu.to_string(), message));
         }
         let mut len = size.max(SEGMENT).next_multiple_of(SEGMENT_STEP);
@@ -206,7 +207,7 @@ impl State {
                 len = size.next_multiple_of(SEGMENT_STEP);
                 let fits = self.stats.limit.is_none_or(|limit| self.stats.reserved + len <= limit);
                 let address = if fits { self.segment(len)? } else { None };
-                address.ok_or_else(|| self.out_of_memory(gpu, size))?
+                address.ok_or_else(|| self.out_of_memory(gpu, size, what))?
             }
         };
         self.stats.reserved += len;
@@ -242,9 +243,11 @@ impl State {
         Ok(())
     }
 
-    fn out_of_memory(&self, gpu: Cuda, size: usize) -> Error {
+    fn out_of_memory(&self, gpu: Cuda, size: usize, what: &dyn Display) -> Error {
         Error::OutOfMemory {
             device: gpu.to_string(),
+            what: what.to_string(),
+            op: None,
             requested: size,
             in_use: self.stats.in_use,
             reserved: self.stats.reserved,
