@@ -128,7 +128,7 @@ fn losses(shape: &Shape, side: &Side) -> Result<Vec<f64>> {
         losses.extend(trainer.reports(false)?);
     }
     losses.extend(trainer.reports(true)?);
-    assert_eq!(trainer.notes(), [""; 0], "{}", side.name);
+    trainer.notes().iter().for_each(|note| eprintln!("{}, {}: {note}", shape.name, side.name));
     Ok(losses.into_iter().map(|report| report.loss).collect())
 }
 
