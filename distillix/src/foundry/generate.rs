@@ -47,8 +47,8 @@ pub enum Event {
     Warning(String),
     /// How it goes; several times a second.
     Progress(Progress),
-    /// The run was asked to end and waits for so many samples.
-    Stopping(usize),
+    /// The run was asked to end, and waits for the requests under way.
+    Stopping,
 }
 
 /// How a run goes.
@@ -335,7 +335,7 @@ impl Run {
                 _ = tick.tick() => {
                     if stop.load(Ordering::Relaxed) && ended.is_none() {
                         self.end(&mut ended, Ended::Stopped);
-                        observe(Event::Stopping(tasks.len()));
+                        observe(Event::Stopping);
                     }
                     self.look(&mut progress, begin);
                     observe(Event::Progress(progress.clone()));

@@ -71,10 +71,8 @@ impl Display {
                 self.say(&format!("warning: {text}"));
                 let _ = self.output.record(&json!({"event": "warning", "text": text}));
             }
-            Event::Stopping(samples) => {
-                self.say(&format!(
-                    "stopping: waiting for {samples} samples under way; Ctrl-C again ends at once"
-                ));
+            Event::Stopping => {
+                self.say("stopping: waiting for the requests under way; Ctrl-C again ends at once");
             }
             Event::Progress(progress) => self.progress(&progress),
         }
