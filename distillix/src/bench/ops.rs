@@ -70,8 +70,11 @@ struct Case<'m> {
     weight_bytes: usize,
     /// Forward and backward.
     flops: [f64; 2],
-    run: Box<dyn Fn(&mut Tape<'m>, &[Var]) -> tensor::Result<Vec<Var>> + 'm>,
+    run: Box<Run<'m>>,
 }
+
+/// Computes an op of the inputs, given as variables.
+type Run<'m> = dyn Fn(&mut Tape<'m>, &[Var]) -> tensor::Result<Vec<Var>> + 'm;
 
 /// Times every op; `on_time` is called as soon as one is known.
 pub fn time(
@@ -96,10 +99,10 @@ fn ceilings(device: &Device, dtype: DType) -> Result<Ceilings> {
     let (wide, dtype) = if *device == Device::Cpu { (2048, DType::F32) } else { (8192, dtype) };
     let from = Tensor::full(1.0, &[64 << 20], DType::F32, device)?;
     let mut to = Tensor::empty(from.dims(), DType::F32, device)?;
-    let copy = median(&mut seconds(device, 10, || Ok(to.copy_from(&from)?))?).0;
+    let copy = median(&mut seconds(device, 10, || to.copy_from(&from))?).0;
     // Of random numbers: those of ones take less power, and a card runs faster.
     let a = normal(&[wide, wide], dtype, device, 0)?;
-    let product = median(&mut seconds(device, 10, || Ok(drop(a.matmul(&a)?)))?).0;
+    let product = median(&mut seconds(device, 10, || a.matmul(&a))?).0;
     Ok(Ceilings {
         bytes_per_second: 2.0 * 4.0 * from.numel() as f64 / copy,
         flops_per_second: 2.0 * (wide as f64).powi(3) / product,
@@ -107,11 +110,11 @@ fn ceilings(device: &Device, dtype: DType) -> Result<Ceilings> {
 }
 
 /// Seconds of each of `count` calls, after [`WARMUP`] others, by the host's clock.
-fn seconds(device: &Device, count: usize, mut f: impl FnMut() -> Result<()>) -> Result<Vec<f64>> {
+fn seconds<T>(device: &Device, count: usize, mut f: impl FnMut() -> tensor::Result<T>) -> Result<Vec<f64>> {
     let mut times = Vec::new();
     for i in 0..WARMUP + count {
         let start = Instant::now();
-        f()?;
+        let _result = f()?;
         if let Device::Cuda(gpu) = device {
             gpu.synchronize()?;
         }
