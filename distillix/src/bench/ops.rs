@@ -94,9 +94,9 @@ pub fn time(
     Ok(ceilings)
 }
 
-/// A median copy of 256 MiB and a median product, 2048 wide on the CPU and 8192 on a GPU.
+/// A median copy of 256 MiB and a median product, 1024 wide on the CPU and 8192 on a GPU.
 fn ceilings(device: &Device, dtype: DType) -> Result<Ceilings> {
-    let (wide, dtype) = if *device == Device::Cpu { (2048, DType::F32) } else { (8192, dtype) };
+    let (wide, dtype) = if *device == Device::Cpu { (1024, DType::F32) } else { (8192, dtype) };
     let from = Tensor::full(1.0, &[64 << 20], DType::F32, device)?;
     let mut to = Tensor::empty(from.dims(), DType::F32, device)?;
     let copy = median(&mut seconds(device, 10, || to.copy_from(&from))?).0;
