@@ -12,6 +12,8 @@ fn answers_are_in_the_order_of_the_prompts_and_asked_once() {
     folder.prompts(60);
     let text = folder.generate(&[&mock.openai()]).ok();
     assert!(text.contains("60 of 60 answered, 0 failed, 0 left"), "{text}");
+    let row = text.lines().find(|line| line.contains("#mock")).unwrap();
+    assert!(row.ends_with(" -"), "nobody says what it costs: {row}");
     let records = folder.records("out.jsonl");
     assert_eq!(records.len(), 60);
     for (i, record) in records.iter().enumerate() {
@@ -276,6 +278,8 @@ fn teachers_are_listed_and_asked() {
     assert_eq!(find("mock-2")["price"]["output"], 2.0);
     assert_eq!(find("local/mock")["answers"], true);
     assert_eq!(find("local/mock")["context"], 4096);
+    // Listed at 0, which may mean free or not known.
+    assert_eq!(find("local/free")["price"], Value::Null);
     let gone = Foundry::new("teachers").args(&["--teacher", "openai:http://127.0.0.1:9/v1"]).output();
     assert_eq!(gone.status.code(), Some(1));
 }

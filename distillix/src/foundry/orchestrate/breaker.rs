@@ -217,7 +217,7 @@ mod tests {
         for health in [Health::Ill, Health::Well, Health::Unknown, Health::Well] {
             assert!(!breaker.admit(true).await.unwrap().done(health, None));
         }
-        assert!(!breaker.closed(Instant::now()).is_some());
+        assert_eq!(breaker.closed(Instant::now()), None);
         breaker.admit(true).await.unwrap().done(Health::Ill, None);
         assert!(breaker.closed(Instant::now()).is_some(), "2 of 4 failed");
         let begin = Instant::now();
