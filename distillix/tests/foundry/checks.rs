@@ -64,11 +64,15 @@ fn secrets_leave_the_output_and_what_the_checks_drop_is_not_trained_on() {
     let token = format!("ghp_{}", "a1B2c3D4".repeat(5));
     let good = format!("Here:\n```python\ndef triple(n):  # jo@mail.org\n    return n * 3, '{token}'\n```\n");
     let answer = Box::new(move |_: &str, text: &str| {
-        if text.contains("triple") { good.clone() } else { "```python\ndef double(n:\n```\n".to_owned() }
+        if text.contains("triple") {
+            good.clone()
+        } else {
+            "```python\ndef double(n) return n\n```\n".to_owned()
+        }
     });
-    let (folder, mock) =
-        (Folder::new(), Mock::start(Behaviour { answer, ..Behaviour::default() }));
-    let line = |name: &str| json!({"prompt": format!("Write {name}."), "language": "python"}).to_string() + "\n";
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour { answer, ..Behaviour::default() }));
+    let line =
+        |name: &str| json!({"prompt": format!("Write {name}."), "language": "python"}).to_string() + "\n";
     folder.write("prompts.jsonl", line("double") + &line("triple"));
     folder.generate(&[&mock.openai()]).ok();
     let records = folder.records("out.jsonl");
