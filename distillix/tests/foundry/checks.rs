@@ -67,7 +67,7 @@ fn secrets_leave_the_output_and_what_the_checks_drop_is_not_trained_on() {
         if text.contains("triple") {
             good.clone()
         } else {
-            "```python\ndef double(n) return n\n```\n".to_owned()
+            "I'm sorry, but I can't help with that.".to_owned()
         }
     });
     let (folder, mock) = (Folder::new(), Mock::start(Behaviour { answer, ..Behaviour::default() }));
@@ -76,7 +76,7 @@ fn secrets_leave_the_output_and_what_the_checks_drop_is_not_trained_on() {
     folder.write("prompts.jsonl", line("double") + &line("triple"));
     folder.generate(&[&mock.openai()]).ok();
     let records = folder.records("out.jsonl");
-    assert_eq!(records[0]["checks"]["clean"]["drop"], "syntax");
+    assert_eq!(records[0]["checks"]["clean"]["drop"], "refusal");
     assert_eq!((&records[1]["checks"]["clean"], records.len()), (&"keep".into(), 2));
     let response = records[1]["response"].as_str().unwrap();
     assert!(response.contains("REDACTED_GITHUB_TOKEN") && response.starts_with("Here:"), "{response}");
