@@ -197,7 +197,7 @@ def serve():
     server.bind(('127.0.0.1', {FREE_PORT}))
     server.listen()
     server.settimeout(3)
-    server.accept()
+    server.accept()[0].sendall(b'{MARK}')
 attempt('a visitor', serve)
 ",
     ),

@@ -1,14 +1,15 @@
 //! What attacks aim at: files, a process, servers, all of this test's own; and what is left of it afterwards.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::time::Duration;
 
 pub const SECRET: &str = "the secret of the host";
 
@@ -49,7 +50,6 @@ impl Host {
             .unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         tcp.set_nonblocking(true).unwrap();
-        let free_port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let unix = UnixListener::bind(folder.path().join("socket")).unwrap();
         fs::set_permissions(folder.path().join("socket"), fs::Permissions::from_mode(0o777)).unwrap();
         unix.set_nonblocking(true).unwrap();
@@ -61,7 +61,17 @@ impl Host {
         // SAFETY: opens a file; the number is kept and the file stays open until the process ends.
         let leak = unsafe { libc::open(path.as_ptr(), libc::O_RDONLY) };
         assert!(leak >= 0);
-        Host { folder, victim, tcp, unix, abstract_, _leak: leak, mark, abstract_name, free_port }
+        Host {
+            folder,
+            victim,
+            tcp,
+            unix,
+            abstract_,
+            _leak: leak,
+            mark,
+            abstract_name,
+            free_port: free_port(),
+        }
     }
 
     /// An attack's code, aimed at this host.
@@ -78,9 +88,13 @@ impl Host {
             .replace("{TEST}", &std::process::id().to_string())
     }
 
-    /// Whether someone in the sandbox accepts what comes from here.
+    /// Whether the attack's server answers what comes from here. A connection alone proves nothing: it may be to itself, or
+    /// to someone else's server.
     pub fn can_reach_in(&self) -> bool {
-        TcpStream::connect(("127.0.0.1", self.free_port)).is_ok()
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.free_port)) else { return false };
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(1)));
+        let mut greeting = vec![0; self.mark.len()];
+        stream.read_exact(&mut greeting).is_ok() && greeting == self.mark.as_bytes()
     }
 
     /// Everything that an attack has changed or left here.
@@ -131,6 +145,16 @@ impl Host {
         };
         entries.filter(named).map(|e| e.file_name().into_string().unwrap()).collect()
     }
+}
+
+/// A port that no one listens on, below those that systems hand out to whoever asks for any.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 10_000).unwrap();
+    (0..10_000)
+        .map(|_| 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
 }
 
 impl Drop for Host {

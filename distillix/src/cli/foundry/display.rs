@@ -71,10 +71,8 @@ impl Display {
                 self.say(&format!("warning: {text}"));
                 let _ = self.output.record(&json!({"event": "warning", "text": text}));
             }
-            Event::Stopping(samples) => {
-                self.say(&format!(
-                    "stopping: waiting for {samples} samples under way; Ctrl-C again ends at once"
-                ));
+            Event::Stopping => {
+                self.say("stopping: waiting for the requests under way; Ctrl-C again ends at once");
             }
             Event::Progress(progress) => self.progress(&progress),
         }
@@ -190,16 +188,24 @@ impl Display {
             None => {}
             Some(Ended::Stopped) => self.output.prose("stopped; the same command goes on")?,
             Some(Ended::Budget(limit)) => self.output.prose(&format!(
-                "the budget has no room for another request ({limit}); the same command with a larger one goes on"
+                "the budget has no room for {} more ({limit}); the same command with a larger one goes on",
+                status.left()
             ))?,
             Some(Ended::Teacher(why)) => self.output.prose(&format!("ended by a teacher: {why}"))?,
         }
         if status.failed > 0 {
             self.output.prose("failed prompts are tried again with --retry-failed")?;
         }
-        self.output.prose(&format!("{records} records in {}", path.display()))?;
+        if records > 0 {
+            self.output.prose(&format!("{records} records in {}", path.display()))?;
+        }
         Ok(())
     }
+}
+
+/// Money for people. What nobody knows the price of is not free.
+fn cost(cost: f64) -> String {
+    if cost > 0.0 { format!("{cost:.4}") } else { "-".to_owned() }
 }
 
 /// What was spent by teacher, and what failed by reason.
@@ -214,8 +220,12 @@ pub(super) fn table(output: Output, status: &Status) -> Result<()> {
         let label = format!("{}#{}", row.teacher, row.model);
         let amount = row.amount;
         output.prose(&format!(
-            "  {label:<44} {:>9} {:>9} {:>12} {:>12} {:>10.4}",
-            amount.requests, row.answers, amount.input, amount.output, amount.cost
+            "  {label:<44} {:>9} {:>9} {:>12} {:>12} {:>10}",
+            amount.requests,
+            row.answers,
+            amount.input,
+            amount.output,
+            cost(amount.cost)
         ))?;
         if row.assumed > 0 {
             output.prose(&format!(

@@ -2,9 +2,8 @@
 
 use super::STAGES;
 use crate::foundry::language::Language;
-use crate::foundry::sandbox::Limits;
 use crate::smelter::config::suggestion;
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -131,16 +130,7 @@ impl CleanConfig {
         for (key, value) in [("near_shingle", self.near_shingle), ("near_memory_mb", self.near_memory_mb)] {
             ensure!(value > 0, "foundry.clean.{key} must be at least 1");
         }
-        self.limits().check().map_err(|problem| anyhow!("foundry.clean.execute_seconds: {problem}"))
-    }
-
-    /// The limits of a run of untrusted code.
-    pub(super) fn limits(&self) -> Limits {
-        Limits {
-            wall_seconds: self.execute_seconds,
-            cpu_seconds: (self.execute_seconds.ceil() as u64).saturating_add(1),
-            ..Limits::default()
-        }
+        self.execute_limits().map(|_| ())
     }
 
     /// True if the stage runs.

@@ -3,7 +3,7 @@
 use super::{CleanConfig, Draft, Fault, Stage, Verdict};
 use crate::foundry::language::Language;
 use crate::foundry::sandbox::{Limits, Options, Outcome, Sandbox};
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 /// Runs Python records that have tests in the sandbox, and drops those that do not pass. Others are kept as they are.
 pub struct Execute {
@@ -20,7 +20,24 @@ impl Execute {
         if !config.execute {
             return Ok(None);
         }
-        Ok(Some(Self { sandbox: Sandbox::new(Options::default())?, limits: config.limits() }))
+        let limits = config.execute_limits()?;
+        Ok(Some(Self { sandbox: Sandbox::new(Options::default())?, limits }))
+    }
+}
+
+impl CleanConfig {
+    /// The limits of a run that tests an answer.
+    ///
+    /// # Errors
+    /// When the time is none that a sandbox takes.
+    pub fn execute_limits(&self) -> Result<Limits> {
+        let limits = Limits {
+            wall_seconds: self.execute_seconds,
+            cpu_seconds: (self.execute_seconds.ceil() as u64).saturating_add(1),
+            ..Limits::default()
+        };
+        limits.check().map_err(|problem| anyhow!("foundry.clean.execute_seconds: {problem}"))?;
+        Ok(limits)
     }
 }
 

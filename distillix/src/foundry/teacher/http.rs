@@ -1,6 +1,6 @@
 //! HTTP with JSON: bounded in time and size, errors as [`Failure`]s, and no credentials in any of them.
 
-use super::{Failure, FailureKind, Secret, Spent};
+use super::{Failure, FailureKind, Secret, Spent, counted};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, Response, Url};
@@ -127,13 +127,22 @@ impl Http {
         }
         let retry_after =
             response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
+        let body = match read(response, 1 << 16).await {
+            Ok(body) => body,
+            Err((body, _)) => body,
+        };
         let message = if status.is_redirection() {
             "the server points to another address, which is not followed".to_owned()
         } else {
-            let body = read(response, 1 << 16).await.map_err(|error| error.0).unwrap_or_default();
             error_message(&body).unwrap_or_else(|| status.canonical_reason().unwrap_or("").to_owned())
         };
-        Err(Failure { retry_after, ..Failure::of_status(status.as_u16(), &self.blot(&message)) })
+        let failure = Failure::of_status(status.as_u16(), &self.blot(&message));
+        // What the server counted is known better than what a status says.
+        let spent = match serde_json::from_slice(&body).map_or(Spent::Unknown, |body| counted(&body)) {
+            Spent::Unknown => failure.spent,
+            counted => counted,
+        };
+        Err(Failure { retry_after, spent, ..failure })
     }
 
     /// The JSON of a response, if it is that and has at most `limit` bytes.
@@ -143,8 +152,11 @@ impl Http {
             Some(error) => self.failure(&error),
             None => too_large(limit),
         })?;
-        serde_json::from_slice(&body)
-            .map_err(|error| Failure::new(FailureKind::BadAnswer, format!("the answer is not JSON: {error}")))
+        let not_json = |error: &dyn std::fmt::Display| {
+            Failure::new(FailureKind::BadAnswer, format!("the answer is not JSON: {error}"))
+        };
+        let body = std::str::from_utf8(&body).map_err(|error| not_json(&error))?;
+        serde_json::from_str(&self.blot(body)).map_err(|error| not_json(&error))
     }
 
     /// Checks that a response says it is what was asked for.
@@ -155,7 +167,7 @@ impl Http {
         }
         let message =
             format!("the answer is {given}, not {needed}: is {} the right address?", response.url().path());
-        Err(Failure::new(FailureKind::BadAnswer, message))
+        Err(Failure::new(FailureKind::BadAnswer, self.blot(&message)))
     }
 
     /// What went wrong between us and the server.
@@ -166,11 +178,12 @@ impl Http {
         Failure::new(kind, self.blot(&chain(error))).spent(spent)
     }
 
-    /// `text` without our secret.
+    /// `text` without our secret, which a server may repeat.
     pub(super) fn blot(&self, text: &str) -> String {
         match &self.auth {
             Auth::None => text.to_owned(),
-            Auth::Bearer(secret) | Auth::Basic(_, secret) => secret.blot(text),
+            Auth::Bearer(secret) => secret.blot(text, None),
+            Auth::Basic(user, secret) => secret.blot(text, Some(user)),
         }
     }
 }
