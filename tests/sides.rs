@@ -47,7 +47,7 @@ impl Side {
         Some((side, ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner())))
     }
 
-    /// Whether sums on the CPU are those of the reference, channel by channel.
+    /// Whether its channels come in another order than those of the reference.
     pub fn is_reordered(&self) -> bool {
         self.seed.is_some()
     }

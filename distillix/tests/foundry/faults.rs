@@ -67,7 +67,7 @@ fn each_fault_has_its_reason() {
         let (folder, mock) = (Folder::new(), Mock::start(Behaviour { plan, ..Behaviour::default() }));
         folder.prompts(3);
         // Only those are to take long that are waited for.
-        let timeout = if reason == "timeout" { "foundry.timeout_s=0.6" } else { "foundry.timeout_s=20" };
+        let timeout = if reason == "timeout" { "foundry.timeout_s=2" } else { "foundry.timeout_s=20" };
         let text = folder.generate(&[&mock.openai()]).set(&["foundry.retries=1", timeout]).ok();
         let status = &folder.status()["status"];
         assert_eq!((&status["done"], &status["failed"]), (&2.into(), &1.into()), "{fault:?}: {text}");
