@@ -2,7 +2,7 @@
 
 use super::clean::{CleanConfig, Outcome, Pipeline, STAGES};
 use super::language::Language;
-use super::orchestrate::{Tester, Verdict};
+use super::orchestrate::{Tester, UNVERIFIED, Verdict};
 use super::prompts::Prompt;
 use super::record::Record;
 use super::sandbox::{Limits, Options, Sandbox};
@@ -21,14 +21,17 @@ struct Inner {
     extract: Mutex<Pipeline>,
     /// As many runs at a time as there are processors.
     permits: Semaphore,
+    /// The runs in which the sandbox failed, and why the last one did.
+    failures: Mutex<(u64, String)>,
+    options: Options,
 }
 
 impl SandboxTester {
-    /// A tester that has run nothing yet.
+    /// A tester that has run nothing yet, with a sandbox of these options.
     ///
     /// # Errors
     /// None with the stages that there are.
-    pub fn new() -> Result<Self> {
+    pub fn new(options: Options) -> Result<Self> {
         let skip = STAGES.iter().map(|stage| stage.name).filter(|name| *name != "extract").map(str::to_owned);
         let extract = Pipeline::new(&CleanConfig { skip: skip.collect(), ..CleanConfig::default() })?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -36,12 +39,18 @@ impl SandboxTester {
             sandbox: OnceLock::new(),
             extract: Mutex::new(extract),
             permits: Semaphore::new(processors),
+            failures: Mutex::default(),
+            options,
         })))
     }
 
     /// Why tests were not run, if some should have been.
-    pub fn problem(&self) -> Option<&str> {
-        self.0.sandbox.get()?.as_ref().err().map(String::as_str)
+    pub fn problem(&self) -> Option<String> {
+        if let Err(why) = self.0.sandbox.get()? {
+            return Some(why.clone());
+        }
+        let (count, why) = &*self.0.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        (*count > 0).then(|| format!("{count} times, and those answers are unverified: {why}"))
     }
 
     /// The tester as a function.
@@ -66,14 +75,21 @@ impl Inner {
         if language != Some(Language::Python) {
             return Ok(None);
         }
-        let sandbox =
-            self.sandbox.get_or_init(|| Sandbox::new(Options::default()).map_err(|error| error.to_string()));
+        let make = || Sandbox::new(self.options.clone()).map_err(|error| error.to_string());
+        let sandbox = self.sandbox.get_or_init(make);
         let Ok(sandbox) = sandbox else { return Ok(None) };
         let mut record = Record::answer("", prompt.prompt.clone(), answer);
         record.language = Some(Language::Python.name().to_owned());
         let outcome = self.extract.lock().unwrap_or_else(PoisonError::into_inner).clean_one(record);
         let Outcome::Kept(Record { response: Some(code), .. }) = outcome else { return Ok(Some("fail")) };
-        let verdict = sandbox.run(&code, prompt.tests.as_deref(), &Limits::default())?;
-        Ok(Some(verdict.verdict.name()))
+        match sandbox.run(&code, prompt.tests.as_deref(), &Limits::default()) {
+            Ok(verdict) => Ok(Some(verdict.verdict.name())),
+            // Answers are paid for; that this machine cannot check one now must not end the run.
+            Err(error) => {
+                let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+                *failures = (failures.0 + 1, error.to_string());
+                Ok(Some(UNVERIFIED))
+            }
+        }
     }
 }

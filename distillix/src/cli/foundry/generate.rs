@@ -9,6 +9,7 @@ use crate::foundry::derive::{self, derive};
 use crate::foundry::generate::{Ended, Event, Options, Summary, generate};
 use crate::foundry::output::SetWriter;
 use crate::foundry::prompts::{Prompt, builtin, file};
+use crate::foundry::sandbox;
 use crate::foundry::tester::SandboxTester;
 use anyhow::{Context, Result};
 use std::path::PathBuf;
@@ -93,7 +94,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let store = args.store.clone().unwrap_or_else(|| beside(&args.output));
     let output = Output { json: args.json };
     let mut display = Display::new(output);
-    let tester = SandboxTester::new()?;
+    let tester = SandboxTester::new(sandbox::Options::default())?;
     let options = Options {
         config,
         store: store.clone(),

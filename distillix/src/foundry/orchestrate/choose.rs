@@ -12,8 +12,11 @@ use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
 
-/// What the tests say of an answer: `pass`, `fail`, `timeout` or `error`; `None` where they cannot be run.
+/// What the tests say of an answer: `pass`, `fail`, `timeout`, `error` or [`UNVERIFIED`]; `None` where they cannot be run.
 pub type Verdict = Option<&'static str>;
+
+/// The verdict where running the tests did not work, which says nothing of the answer.
+pub const UNVERIFIED: &str = "unverified";
 
 /// Runs the tests of a prompt on an answer.
 pub type Tester = Arc<dyn Fn(&Prompt, &str) -> BoxFuture<'static, anyhow::Result<Verdict>> + Send + Sync>;
@@ -49,7 +52,7 @@ pub(super) async fn choose(
         for candidate in candidates {
             verdicts.push(tester(&unit.prompt, &candidate.text).await.map_err(Unanswered::Store)?);
         }
-        if verdicts.iter().any(Option::is_some) {
+        if verdicts.iter().flatten().any(|verdict| *verdict != UNVERIFIED) {
             return Ok(by_tests(engine.config.strategy, &verdicts, candidates));
         }
     }

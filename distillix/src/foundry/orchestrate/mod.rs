@@ -8,7 +8,7 @@ mod engine;
 mod gate;
 mod strategy;
 
-pub use choose::{Tester, Verdict};
+pub use choose::{Tester, UNVERIFIED, Verdict};
 pub use engine::{Asked, Engine, Unanswered};
 pub use gate::{Gate, GateReport};
 pub use strategy::{Unit, outcomes_a_prompt, solve};

@@ -26,6 +26,7 @@ mod limits;
 mod linux;
 #[cfg(target_os = "linux")]
 mod protocol;
+#[cfg(target_os = "linux")]
 mod python;
 #[cfg(not(target_os = "linux"))]
 mod unsupported;
@@ -35,7 +36,6 @@ pub use layers::{Layer, LayerState, Layers};
 pub use limits::Limits;
 #[cfg(target_os = "linux")]
 pub use linux::{Sandbox, launch_if_asked};
-pub use python::Python;
 #[cfg(not(target_os = "linux"))]
 pub use unsupported::{Sandbox, launch_if_asked};
 pub use verdict::{Outcome, Verdict};

@@ -13,7 +13,8 @@ pub enum Outcome {
     Fail,
     /// The wall clock or a processor time limit ran out.
     Timeout,
-    /// The code is no Python, or the run was stopped for its memory, output or disk use, or by a signal.
+    /// The code is no Python, the tests check nothing or cannot be run, or the run was stopped for its memory, output or disk use,
+    /// or by a signal.
     Error,
 }
 

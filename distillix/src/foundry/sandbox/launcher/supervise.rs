@@ -249,23 +249,23 @@ fn total(output: &[Stream]) -> usize {
     output.iter().map(|stream| stream.bytes.len()).sum()
 }
 
-/// The conversation with the driver: it gets the code, and when it has run that and asks, the tests.
+/// The conversation with the driver: it gets the code and the tests, and says what came of them.
 struct Driver {
     channel: std::os::unix::net::UnixStream,
     sending: Vec<u8>,
     sent: usize,
-    /// Kept until they are asked for.
-    tests: Option<Vec<u8>>,
     heard: Vec<u8>,
     open: bool,
 }
 
 impl Driver {
     fn new(request: &Request, channel: std::os::unix::net::UnixStream) -> Driver {
-        let with_tests = if request.tests.is_some() { "tests" } else { "" };
-        let tests = request.tests.as_ref().map(|tests| segments(&[&request.nonce, tests]));
-        let sending = segments(&[&request.name, with_tests, &request.code]);
-        Driver { channel, sending, sent: 0, tests, heard: Vec::new(), open: true }
+        let Request { name, code, tests, nonce, .. } = request;
+        let sending = match tests {
+            Some(tests) => segments(&[name, "tests", code, tests, nonce]),
+            None => segments(&[name, "", code, ""]),
+        };
+        Driver { channel, sending, sent: 0, heard: Vec::new(), open: true }
     }
 
     fn interest(&self) -> PollFlags {
@@ -287,11 +287,6 @@ impl Driver {
                 Err(_) => break,
             }
         }
-        if self.heard.starts_with(b"ready\n")
-            && let Some(tests) = self.tests.take()
-        {
-            self.sending.extend(tests);
-        }
         while self.open && self.sent < self.sending.len() {
             match self.channel.write(&self.sending[self.sent..]) {
                 Ok(n) => self.sent += n,
@@ -302,11 +297,7 @@ impl Driver {
     }
 
     fn said(&self) -> Vec<String> {
-        String::from_utf8_lossy(&self.heard)
-            .lines()
-            .filter(|line| *line != "ready")
-            .map(str::to_owned)
-            .collect()
+        String::from_utf8_lossy(&self.heard).lines().map(str::to_owned).collect()
     }
 }
 
