@@ -7,6 +7,7 @@ use super::prompts::Prompt;
 use super::record::Record;
 use super::sandbox::{Limits, Options, Sandbox};
 use anyhow::{Context, Result};
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::Semaphore;
 
@@ -69,6 +70,15 @@ impl SandboxTester {
     }
 }
 
+/// What is run to test an answer: its code, or where that goes on within its prompt's function, as HumanEval's solutions do, both.
+pub(super) fn program<'a>(prompt: Option<&str>, code: &'a str) -> Cow<'a, str> {
+    let first = code.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    match prompt {
+        Some(prompt) if first.starts_with([' ', '\t']) => format!("{}\n{code}", prompt.trim_end()).into(),
+        _ => code.into(),
+    }
+}
+
 impl Inner {
     fn run(&self, prompt: &Prompt, answer: &str) -> Result<Verdict> {
         let language = prompt.language.as_deref().map_or(Some(Language::Python), Language::from_name);
@@ -82,7 +92,8 @@ impl Inner {
         record.language = Some(Language::Python.name().to_owned());
         let outcome = self.extract.lock().unwrap_or_else(PoisonError::into_inner).clean_one(record);
         let Outcome::Kept(Record { response: Some(code), .. }) = outcome else { return Ok(Some("fail")) };
-        match sandbox.run(&code, prompt.tests.as_deref(), &Limits::default()) {
+        match sandbox.run(&program(Some(&prompt.prompt), &code), prompt.tests.as_deref(), &Limits::default())
+        {
             Ok(verdict) => Ok(Some(verdict.verdict.name())),
             // Answers are paid for; that this machine cannot check one now must not end the run.
             Err(error) => {

@@ -126,6 +126,7 @@ fn every_shape_of_tests_is_run() {
         format!("if True:\n    {}", function.replace('\n', "\n    ")),
         "def test_add(a):\n    assert add(a, 1) == 2\ntest_add(1)".into(),
         "if add(1, 1) != 2:\n    raise ValueError".into(),
+        "for _ in range(1):\n    if add(1, 1) == 2:\n        continue\n    raise ValueError".into(),
         "import sys\nassert add(1, 1) == 2\nsys.exit(0)".into(),
         "import sys\nif __name__ == '__main__':\n    sys.exit(0 if add(1, 1) == 2 else 1)".into(),
     ] {

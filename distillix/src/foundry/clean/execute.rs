@@ -3,6 +3,7 @@
 use super::{CleanConfig, Draft, Fault, Stage, Verdict};
 use crate::foundry::language::Language;
 use crate::foundry::sandbox::{Limits, Options, Outcome, Sandbox};
+use crate::foundry::tester::program;
 use anyhow::{Result, anyhow};
 use std::sync::OnceLock;
 
@@ -42,10 +43,13 @@ impl Stage for Execute {
             return Err(not_run());
         }
         // That the sandbox fails says nothing of the record, so the cleaning ends, and drops nothing for it.
-        let verdict = self.sandbox.run(draft.body(), Some(&tests), &self.limits).map_err(|error| {
-            self.broken.get_or_init(|| error.to_string());
-            not_run()
-        })?;
+        let verdict = self
+            .sandbox
+            .run(&program(draft.record().prompt.as_deref(), draft.body()), Some(&tests), &self.limits)
+            .map_err(|error| {
+                self.broken.get_or_init(|| error.to_string());
+                not_run()
+            })?;
         draft.note("execute", verdict.verdict.name());
         let reason = match verdict.verdict {
             Outcome::Pass => return Ok(()),

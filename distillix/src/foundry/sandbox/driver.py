@@ -1,13 +1,13 @@
 """Runs a sample and its tests, and tells the launcher how it went.
 
-File descriptor 3 carries segments (four bytes of length, then the bytes): the file's name, whether there are tests, the
-code, the tests, and a nonce. A pass counts only with the nonce.
+File descriptor 3 carries segments (four bytes of length, then the bytes): the file's name, whether there are tests,
+the code, the tests, and a nonce. A pass counts only with the nonce.
 
-Code and tests share this interpreter, so what a sample can reach must not help it to a pass. `steps` is a generator with a
-namespace and builtins of its own. It is suspended while anything of the sample runs, so no frame that the sample can walk to
-is one of its, and the nonce is no variable even there: it waits on the interpreter's stack for the one line that uses it. Loops
-written in C run what the generator yields. What is in reach, everything at the top level of this script, can only say that a
-sample failed.
+Code and tests share this interpreter, so what a sample can reach must not help it to a pass. `steps` is a generator
+with a namespace and builtins of its own. It is suspended while anything of the sample runs, so no frame that the
+sample can walk to is one of its, and the nonce is no variable even there: it waits on the interpreter's stack for the
+one line that uses it. Loops written in C run what the generator yields. What is in reach, everything at the top level
+of this script, can only say that a sample failed.
 """
 
 import builtins
@@ -136,7 +136,11 @@ def steps(about, refusal):
             for field in ("body", "orelse", "finalbody"):
                 body = getattr(node, field, None)
                 if isinstance(body, list):
-                    body[:] = [n for s in body for n in ([note(checked_name, s), s] if is_check(s) else [s])]
+                    # What stands before a `raise` decides whether that is reached.
+                    after = [isinstance(s, _ast.Raise) for s in body[1:]] + [False]
+                    marked = [is_check(s) or then for s, then in zip(body, after)]
+                    body[:] = [n for s, is_marked in zip(body, marked)
+                               for n in ([note(checked_name, s), s] if is_marked else [s])]
             # A failed subTest does not end its function, which then is not done.
             if is_test(node) and not any(called(n) == "subTest" for n in below(node)):
                 node.body.append(note(passed_name, node.body[-1]))
@@ -271,14 +275,15 @@ def steps(about, refusal):
             elif is_test(node) and thing is not None:
                 code = getattr(thing, "__code__", None)
                 if not node.decorator_list and code not in own:
-                    raise refusal("fail", "the test %s was replaced" % node.name)
+                    refuse(node.name, "is not what it was defined as")
                 if code not in passed:
                     for case in cases(thing):
                         yield job(node.name, thing, case)
 
     def apart(function):
         """A function that leads to nothing but what it closes over."""
-        return types.FunctionType(function.__code__, {"__builtins__": dict(vars(builtins))}, None, function.__defaults__, function.__closure__)
+        scope = {"__builtins__": dict(vars(builtins))}
+        return types.FunctionType(function.__code__, scope, None, function.__defaults__, function.__closure__)
 
     def helpers(space, passed):
         """What the names of `watch` stand for, but the counter."""
@@ -447,7 +452,7 @@ def failed(error, about):
         report("error", "the sandbox's own script failed: " + describe(error, sources))
     if in_tests and type(error) is ModuleNotFoundError and last == [TESTS]:
         report("error", "the tests need the module %s, which this Python does not have" % error.name)
-    if type(error).__name__ == "SkipTest":
+    if type(error).__name__ in ("SkipTest", "Skipped"):
         report("error", "the tests skip themselves: %s" % error)
     report("fail", describe(error, sources))
 

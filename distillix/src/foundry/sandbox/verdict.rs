@@ -45,7 +45,7 @@ pub struct Verdict {
     pub wall_seconds: f64,
     /// Processor time of the processes that were waited for, in seconds.
     pub cpu_seconds: f64,
-    /// The most memory that one process held, in bytes.
+    /// The most memory that the control group held, or without one the most that one process did, in bytes.
     pub peak_memory_bytes: u64,
     /// What the sample wrote to stdout, up to the limit; bytes that are not UTF-8 are replaced.
     pub stdout: String,

@@ -197,20 +197,26 @@ impl Watch {
         if self.memory && tree::memory(&tree::descendants(), memory_bytes) > memory_bytes {
             return Some(Stop::Memory);
         }
-        (self.disk && size(&request.folder) > disk_bytes).then_some(Stop::Disk)
+        let used = || size(&request.folder).saturating_add(tree::deleted_files(&tree::descendants()));
+        (self.disk && used() > disk_bytes).then_some(Stop::Disk)
     }
 }
 
 /// The disk space of what lies in a folder, in bytes.
 fn size(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return 0,
+        // Deeper than a path can name, or closed: nobody knows how much is below.
+        Err(_) => return u64::MAX,
+    };
     let of = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => meta.blocks() * 512 + size(&entry.path()),
+        Ok(meta) if meta.is_dir() => (meta.blocks() * 512).saturating_add(size(&entry.path())),
         Ok(meta) => meta.blocks() * 512,
         Err(_) => 0,
     };
-    entries.flatten().map(of).sum()
+    entries.flatten().map(of).fold(0, u64::saturating_add)
 }
 
 /// What a sample writes.
