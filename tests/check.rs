@@ -135,14 +135,22 @@ pub fn row<S: Strategy>(name: &str, shapes: S, case: impl Fn(S::Value) -> Case) 
         }
     };
     if let Some(device) = cuda::device(name) {
-        run(" on CUDA", CUDA_CASES, &|case| cuda::check(case, &device));
+        run(" on CUDA", cases(CUDA_CASES), &|case| cuda::check(case, &device));
     }
-    run("", CPU_CASES, &check);
+    run("", cases(CPU_CASES), &check);
 }
 
 /// Shapes drawn a row.
 const CPU_CASES: u32 = 24;
 const CUDA_CASES: u32 = 64;
+
+/// So many, or as many as `DISTILLIX_CASES` says: under a checker of memory a case takes minutes.
+fn cases(usual: u32) -> u32 {
+    match std::env::var("DISTILLIX_CASES") {
+        Ok(cases) => cases.parse().unwrap_or_else(|_| panic!("DISTILLIX_CASES is {cases}, not a number")),
+        Err(_) => usual,
+    }
+}
 
 /// All checks of one case on the CPU.
 pub fn check(case: &Case) -> Result<(), Failure> {

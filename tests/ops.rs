@@ -88,11 +88,19 @@ rows! {
         Case::op(StraightThrough, [normal([rows, k])].into_iter().chain(weights)).straight_through().sums(rows)
     };
     attention: (few(), 1..=7usize, 0..=5usize, few(), 1..=3usize, head_dim(), any::<(bool, bool)>()) =>
-        |(b, t, more, kv, group, d, (cap, documents))| attention_case([b, t, t + more, kv * group, kv, d], cap, documents);
+        |(b, t, more, kv, group, d, (cap, documents))| attention_case([b, t, t + more, kv * group, kv, d], if cap { 3.0 } else { 0.0 }, documents);
     attention_long: (
         select(vec![1usize, 63, 64, 65, 129, 200]), select(vec![0usize, 1, 63, 128]), 1..=2usize, 1..=3usize,
         head_dim(), any::<(bool, bool)>(),
-    ) => |(t, more, kv, group, d, (cap, documents))| attention_case([2, t, t + more, kv * group, kv, d], cap, documents);
+    ) => |(t, more, kv, group, d, (cap, documents))| {
+        attention_case([2, t, t + more, kv * group, kv, d], if cap { 3.0 } else { 0.0 }, documents)
+    };
+    attention_wide: (
+        select(vec![1usize, 9, 65, 130]), select(vec![0usize, 1, 70]), 1..=2usize, 1..=3usize,
+        select(vec![32usize, 64, 64, 96, 128, 192, 256]), select(vec![0.0, 3.0, 50.0, 100.0]), any::<bool>(),
+    ) => |(t, more, kv, group, d, cap, documents)| {
+        attention_case([2, t, t + more, kv * group, kv, d], cap, documents)
+    };
 
     cross_entropy: head() => |s| s.case(CrossEntropy { label_smoothing: 0.0 }, Says::Nothing);
     cross_entropy_smoothed: head() => |s| s.case(CrossEntropy { label_smoothing: 0.1 }, Says::Nothing);
@@ -123,11 +131,11 @@ rows! {
 }
 
 /// `[B, T, S, query heads, key heads, d]`.
-fn attention_case([b, t, s, heads, kv_heads, d]: [usize; 6], cap: bool, documents: bool) -> Case {
+fn attention_case([b, t, s, heads, kv_heads, d]: [usize; 6], softcap: f64, documents: bool) -> Case {
     let inputs = [scaled(1.5, [b, t, heads, d]), normal([b, s, kv_heads, d]), normal([b, s, kv_heads, d])];
     let run = move |_, tape: &mut Tape<'_>, x: &[autograd::Var]| {
         let first_key = if documents { Some(first_keys(b, t, s)?.to_device(&x[0].device())?) } else { None };
-        let op = Attention { softcap: if cap { 3.0 } else { 0.0 }, first_key };
+        let op = Attention { softcap, first_key };
         Ok(vec![tape.apply(op, &[&x[0], &x[1], &x[2]])?])
     };
     // A query that sees one key has no gradient but rounding errors of products over the head.

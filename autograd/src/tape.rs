@@ -87,7 +87,7 @@ impl<'m> Tape<'m> {
     {
         let keep = inputs.iter().any(|x| x.slot.is_some());
         let values: SmallVec<[&Tensor; 6]> = inputs.iter().map(|x| &x.value).collect();
-        let (outputs, saved) = op.forward(&values, keep)?;
+        let (outputs, saved) = op.forward(&values, keep).map_err(|e| e.asked_by(O::NAME))?;
         if !keep {
             return Ok(outputs.into_iter().map(|value| Var { value, slot: None }).collect());
         }
@@ -255,7 +255,7 @@ fn into_sinks(
             GradSink { op, like: entry.like, sum: place, written }.give(grad)?;
         }
     }
-    done
+    done.map_err(|e| e.asked_by(op))
 }
 
 /// Gradients of the leaves after a backward pass.
@@ -268,5 +268,55 @@ impl LeafGrads {
     /// The gradient of a leaf; `None` if the outputs do not depend on it, or it was taken before.
     pub fn take(&mut self, leaf: &Var) -> Option<Tensor> {
         self.sums.get_mut(leaf.slot?)?.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::SimpleOp;
+    use tensor::{DType, Device};
+
+    /// Finds no memory: in the forward pass, or else in the backward pass.
+    struct Large {
+        forward: bool,
+    }
+
+    fn no_memory() -> Error {
+        let what = "f32 [1]".to_owned();
+        Error::OutOfMemory {
+            device: "cuda:0".to_owned(),
+            what,
+            op: None,
+            requested: 4,
+            in_use: 0,
+            reserved: 0,
+            limit: None,
+        }
+    }
+
+    impl SimpleOp for Large {
+        const NAME: &'static str = "large";
+
+        fn forward(&self, inputs: &[&Tensor]) -> Result<Tensor> {
+            if self.forward { Err(no_memory()) } else { Ok(inputs[0].clone()) }
+        }
+
+        fn backward(&self, _: &[Tensor], _: &Tensor) -> Result<Outputs> {
+            Err(no_memory())
+        }
+    }
+
+    #[test]
+    fn memory_that_runs_out_names_the_op() -> Result<()> {
+        for forward in [true, false] {
+            let mut tape = Tape::new();
+            let x = tape.leaf(Tensor::zeros(&[1], DType::F32, &Device::Cpu)?);
+            let done = tape.apply(Large { forward }, &[&x]);
+            let done = done.and_then(|y| tape.backward(&y, &mut Gradients::default()).map(drop));
+            let error = done.expect_err("there is no memory").to_string();
+            assert!(error.contains("f32 [1] of large"), "{error}");
+        }
+        Ok(())
     }
 }

@@ -61,11 +61,16 @@ pub enum Error {
         message: String,
     },
     /// A device has too little memory.
-    #[error("{device}: no memory for {} MiB beside the {} MiB in use{}", requested.div_ceil(1 << 20), in_use >> 20,
-        limit.map(|limit| format!(" (limit {} MiB)", limit >> 20)).unwrap_or_default())]
+    #[error("{device}: no memory for {what}{} ({} MiB): {} MiB are in use, {}{} MiB taken from the driver",
+        op.map(|op| format!(" of {op}")).unwrap_or_default(), requested.div_ceil(1 << 20), in_use >> 20,
+        reserved >> 20, limit.map(|limit| format!(" of at most {}", limit >> 20)).unwrap_or_default())]
     OutOfMemory {
         /// The device.
         device: String,
+        /// What was to be kept there: type and dimensions of a tensor.
+        what: String,
+        /// The operation that asked for it, if that is known.
+        op: Option<&'static str>,
         /// Bytes asked for.
         requested: usize,
         /// Bytes in live tensors.
@@ -112,8 +117,41 @@ impl Error {
         Error::Device { device: device.into(), message: message.into() }
     }
 
+    /// The error; if memory ran out and it is not known for whom, then for `op`.
+    pub fn asked_by(mut self, asking: &'static str) -> Self {
+        if let Error::OutOfMemory { op: op @ None, .. } = &mut self {
+            *op = Some(asking);
+        }
+        self
+    }
+
     /// An argument error of `op`.
     pub fn argument(op: &'static str, message: impl Into<String>) -> Self {
         Error::Argument { op, message: message.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_there_was_no_memory_for_is_named() {
+        let error = Error::OutOfMemory {
+            device: "cuda:0".to_owned(),
+            what: "bf16 [16, 2048, 768]".to_owned(),
+            op: None,
+            requested: 48 << 20,
+            in_use: 7100 << 20,
+            reserved: 7150 << 20,
+            limit: Some(7168 << 20),
+        };
+        let error = error.asked_by("swiglu").asked_by("checkpoint").to_string();
+        assert_eq!(
+            error,
+            "cuda:0: no memory for bf16 [16, 2048, 768] of swiglu (48 MiB): 7100 MiB are in use, 7150 of at most 7168 MiB \
+             taken from the driver"
+        );
+        assert_eq!(Error::shape("add", "no").asked_by("swiglu").to_string(), "add: no");
     }
 }

@@ -34,7 +34,9 @@ impl Tensor {
         let bytes = bytes.ok_or_else(|| Error::shape("empty", format!("dims {dims:?} overflow")))?;
         let storage = match device {
             Device::Cpu => Storage::Cpu(CpuBuffer::new(bytes)?),
-            Device::Cuda(gpu) => Storage::Cuda(CudaBuffer::new(*gpu, bytes)?),
+            Device::Cuda(gpu) => {
+                Storage::Cuda(CudaBuffer::new(*gpu, bytes, &format_args!("{dtype} {dims:?}"))?)
+            }
         };
         Ok(Self::from_storage(storage, dims, dtype))
     }

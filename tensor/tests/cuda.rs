@@ -160,6 +160,7 @@ fn memory_has_a_limit_and_is_given_back() {
     let large = Tensor::empty(&[256 << 20], DType::F32, &device);
     gpu.set_memory_limit(None);
     assert!(matches!(large, Err(Error::OutOfMemory { requested, .. }) if requested == 1 << 30), "{large:?}");
+    assert!(large.expect_err("just seen").to_string().contains("no memory for f32 [268435456] (1024 MiB)"));
     let stats = gpu.memory_stats();
     assert!(stats.in_use >= before.in_use + (32 << 20) && stats.reserved <= before.reserved + (64 << 20));
     drop(small);

@@ -3,7 +3,7 @@
 use super::TrainBench;
 use crate::smelter::config::Config;
 use crate::smelter::data::{Batch, Step};
-use crate::smelter::plan::{Plan, Precision};
+use crate::smelter::plan::{Plan, Precision, too_large};
 use crate::smelter::trainer::Trainer;
 use anyhow::{Context, Result};
 use nn::model::Student;
@@ -63,11 +63,12 @@ pub fn train(bench: &TrainBench, gpu: Cuda, mut progress: impl FnMut(usize)) -> 
     let start = Instant::now();
     let device = Device::Cuda(gpu);
     let config = config(bench);
-    let student = Student::random(config.model.clone(), config.model.vocab_size, &device, 0)?;
+    let student = Student::random(config.model.clone(), config.model.vocab_size, &device, 0);
+    let student = student.map_err(|error| too_large(error.into()))?;
     let plans = Plan::candidates(&config, &device, bench.memory_limit)?;
     let first = plans.first().context("there is no plan for this device")?.clone();
     first.apply(&device)?;
-    let mut trainer = Trainer::new(config.clone(), first, student, None)?;
+    let mut trainer = Trainer::new(config.clone(), first, student, None).map_err(too_large)?;
     let step = trainer.settle(plans, |plan| Ok(random_step(&config, plan)))?;
     let (mut losses, mut waits) = (Vec::new(), 0);
     let mut run = |trainer: &mut Trainer, count: usize| -> Result<(Duration, u64)> {

@@ -1,6 +1,7 @@
-//! Timed training steps on random tokens.
+//! Timed training steps on random tokens, and their parts.
 
 pub mod gpu;
+pub mod ops;
 
 use crate::smelter::plan::Precision;
 use anyhow::Result;
@@ -60,6 +61,12 @@ pub struct TrainReport {
     pub allocations_after_warmup: usize,
 }
 
+/// Tokens of a vocabulary, all equally likely.
+fn random_ids(vocab: usize, count: usize, seed: u64) -> Vec<u32> {
+    let stream = Stream { site: u32::MAX, ..Stream::new(seed) };
+    (0..count as u64).map(|i| stream.below(i, vocab as u64) as u32).collect()
+}
+
 /// Runs the bench on the CPU; `progress` is called after each step.
 pub fn train(bench: &TrainBench, mut progress: impl FnMut(usize)) -> Result<TrainReport> {
     const WARMUP: usize = 2;
@@ -68,12 +75,10 @@ pub fn train(bench: &TrainBench, mut progress: impl FnMut(usize)) -> Result<Trai
     let mut grads = model.params().gradients()?;
     let mut optimizer = Optimizer::new(bench.optimizer, model.params())?;
     let (b, t) = (bench.batch, bench.seq_len);
-    let stream = Stream { site: u32::MAX, ..Stream::new(0) };
-    let draw = |i: usize| stream.below(i as u64, bench.model.vocab_size as u64);
-    let tokens: Vec<u64> = (0..b * (t + 1)).map(draw).collect();
+    let tokens = random_ids(bench.model.vocab_size, b * (t + 1), 0);
     let rows =
         |from: usize| tokens.chunks_exact(t + 1).flat_map(move |row| row[from..from + t].iter().copied());
-    let ids: Vec<u32> = rows(0).map(|id| id as u32).collect();
+    let ids: Vec<u32> = rows(0).collect();
     let targets: Vec<i32> = rows(1).map(|id| id as i32).collect();
     let input = Input { ids: Tensor::from_slice(&ids, &[b, t], &device)?, first_key: None };
     let targets = Tensor::from_slice(&targets, &[b * t], &device)?;

@@ -1,5 +1,7 @@
 //! `distillix bench`.
 
+mod ops;
+
 use super::progress::Progress;
 use super::{DeviceArg, Output, WrongUse, threads};
 use crate::bench::{TrainBench, train};
@@ -23,6 +25,7 @@ pub(super) struct Args {
 #[derive(Debug, clap::Subcommand)]
 enum What {
     Train(TrainArgs),
+    Ops(ops::Args),
 }
 
 /// Times training steps on random tokens.
@@ -81,6 +84,7 @@ fn optimizer(name: &str) -> Result<MatrixOptimizer, String> {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Train(args) => run_train(args),
+        What::Ops(args) => ops::run(args),
     }
 }
 

@@ -18,6 +18,7 @@ mod verify;
 pub use device::DeviceArg;
 pub use output::Output;
 
+use crate::smelter::plan::is_out_of_memory;
 use clap::{Parser, Subcommand};
 use std::io;
 use std::process::ExitCode;
@@ -49,12 +50,12 @@ impl Command {
         match self {
             Command::Train(args) => train::run(&args),
             Command::Bench(args) => bench::run(&args),
-            Command::Complete(args) => complete::run(&args),
+            Command::Complete(args) => complete::run(&args).map_err(without_gpu),
             Command::Inspect(args) => inspect::run(&args),
             Command::Config(args) => config::run(&args),
             Command::Foundry(command) => foundry::run(&command),
             Command::Tokenizer(command) => tokenizer::run(&command),
-            Command::Verify(args) => verify::run(&args),
+            Command::Verify(args) => verify::run(&args).map_err(without_gpu),
         }
     }
 }
@@ -79,6 +80,14 @@ pub fn main() -> ExitCode {
     match Cli::parse().command.run() {
         Ok(code) => code,
         Err(error) => report(&error),
+    }
+}
+
+/// The error; if a GPU's memory ran out, with what helps.
+fn without_gpu(error: anyhow::Error) -> anyhow::Error {
+    match is_out_of_memory(&error) {
+        true => error.context("the GPU's memory does not suffice; what helps: --device cpu"),
+        false => error,
     }
 }
 

@@ -24,6 +24,11 @@ impl Amount {
         self.input.saturating_add(self.output)
     }
 
+    /// Tokens and money for people.
+    pub fn in_words(self) -> String {
+        format!("{} tokens read, {} written, cost {:.6}", self.input, self.output, self.cost)
+    }
+
     /// Both together.
     pub fn plus(self, other: Amount) -> Amount {
         Amount {
@@ -50,6 +55,12 @@ impl Limits {
     /// Whether there is any.
     pub fn any(&self) -> bool {
         self.cost.is_some() || self.tokens.is_some() || self.requests.is_some()
+    }
+
+    /// Whether `used` is more than `worst` of something that is limited.
+    pub fn is_short(&self, worst: Amount, used: Amount) -> bool {
+        self.tokens.is_some() && used.tokens() > worst.tokens()
+            || self.cost.is_some() && used.cost > worst.cost
     }
 
     /// The limit that `amount` exceeds, in words.
@@ -104,16 +115,30 @@ impl Budget {
         self.lock().spent
     }
 
-    /// Sets `worst` aside, waiting for requests under way where they may turn out cheaper than their worst case.
+    /// The limits.
+    pub fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Whether there is room for `worst` once all requests under way have cost nothing.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn room(&self, worst: Amount) -> Result<(), Exhausted> {
+        self.limits.exceeded(self.lock().spent.plus(worst)).map_or(Ok(()), |limit| Err(Exhausted(limit)))
+    }
+
+    /// Sets aside what `worst` says, which may change while it waits, waiting for requests under way where they may turn out cheaper than their worst case.
     ///
     /// # Errors
     /// When waiting would not help.
-    pub async fn reserve(&self, worst: Amount) -> Result<Reservation<'_>, Exhausted> {
+    pub async fn reserve(&self, worst: impl Fn() -> Amount) -> Result<Reservation<'_>, Exhausted> {
         loop {
             let settled = self.settled.notified();
             tokio::pin!(settled);
             settled.as_mut().enable();
             {
+                let worst = worst();
                 let mut state = self.lock();
                 if let Some(limit) = self.limits.exceeded(state.spent.plus(worst)) {
                     return Err(Exhausted(limit));
@@ -149,6 +174,11 @@ pub struct Reservation<'a> {
 }
 
 impl Reservation<'_> {
+    /// What was set aside.
+    pub fn worst(&self) -> Amount {
+        self.worst
+    }
+
     /// Says what was spent in truth.
     pub fn settle(mut self, actual: Amount) {
         self.open = false;
@@ -177,16 +207,16 @@ mod tests {
     #[tokio::test]
     async fn a_request_waits_for_those_under_way_and_ends_when_that_cannot_help() {
         let budget = Budget::new(Limits { tokens: Some(100), ..Limits::default() }, tokens(10));
-        let first = budget.reserve(tokens(60)).await.unwrap();
-        assert!(budget.reserve(tokens(91)).await.is_err());
-        let waits = budget.reserve(tokens(50));
+        let first = budget.reserve(|| tokens(60)).await.unwrap();
+        assert!(budget.reserve(|| tokens(91)).await.is_err());
+        let waits = budget.reserve(|| tokens(50));
         tokio::pin!(waits);
         assert!(futures::poll!(waits.as_mut()).is_pending());
         first.settle(tokens(20));
         let second = waits.await.unwrap();
         drop(second);
         assert_eq!(budget.spent().tokens(), 80);
-        assert_eq!(budget.reserve(tokens(21)).await.unwrap_err(), Exhausted("max_tokens 100".into()));
+        assert_eq!(budget.reserve(|| tokens(21)).await.unwrap_err(), Exhausted("max_tokens 100".into()));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -201,7 +231,7 @@ mod tests {
             let work = (0..400u64).map(|i| {
                 let (budget, highest) = (Arc::clone(&budget), Arc::clone(&highest));
                 tokio::spawn(async move {
-                    let Ok(reservation) = budget.reserve(tokens(40)).await else { return };
+                    let Ok(reservation) = budget.reserve(|| tokens(40)).await else { return };
                     // What is in flight may cost its worst case at any moment.
                     let committed = budget.lock().committed();
                     assert_eq!(budget.limits.exceeded(committed), None);
@@ -218,5 +248,21 @@ mod tests {
                     || highest.load(Ordering::Relaxed) == 400
             );
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_learned_while_a_request_waits_counts() {
+        let budget = Budget::new(Limits { tokens: Some(100), ..Limits::default() }, Amount::default());
+        let worst = AtomicU64::new(60);
+        let ask = || budget.reserve(|| tokens(worst.load(Ordering::Relaxed)));
+        let first = ask().await.unwrap();
+        let waits = ask();
+        tokio::pin!(waits);
+        assert!(futures::poll!(waits.as_mut()).is_pending());
+        // The first used 90, so the others may.
+        worst.store(90, Ordering::Relaxed);
+        first.settle(tokens(90));
+        assert_eq!(waits.await.unwrap_err(), Exhausted("max_tokens 100".into()));
+        assert!(budget.room(tokens(11)).is_err() && budget.room(tokens(10)).is_ok());
     }
 }

@@ -1,6 +1,7 @@
 //! The `foundry` section of a config.
 
 use super::clean::CleanConfig;
+use super::orchestrate::chooses;
 use super::teacher::{Sampling, base_url};
 use crate::smelter::config::read;
 use anyhow::{Context, Result, anyhow, bail, ensure};
@@ -22,7 +23,8 @@ pub struct FoundryConfig {
     /// Answers a prompt: records of `one`, `round_robin`, `weighted` and `fallback`; candidates of `best_of_n`; answers a
     /// teacher of `all` and `consensus`.
     pub samples: u32,
-    /// A teacher that judges candidates where there are no tests: the name of one of `teachers`, or `KIND:URL#MODEL`.
+    /// A teacher that chooses among the candidates of `best_of_n` and `consensus` where there are no tests: the name of one of
+    /// `teachers`, or `KIND:URL#MODEL`.
     pub judge: Option<String>,
     /// How alike two answers must be to agree, 0 to 1 (the share of common word triples), for `consensus`.
     pub agreement: f64,
@@ -113,7 +115,8 @@ pub enum Strategy {
     /// `samples` candidates, the teachers taking turns; one is kept: the first that passes the prompt's tests, else the
     /// judge's choice, else the one most like the others.
     BestOfN,
-    /// Candidates from every teacher; one is kept, if most agree with it: passing the prompt's tests, else by likeness.
+    /// Candidates from every teacher; one is kept: of those that pass the prompt's tests, if most do, else the judge's choice, else
+    /// one that most are like.
     Consensus,
 }
 
@@ -349,6 +352,30 @@ impl FoundryConfig {
         Ok(teachers)
     }
 
+    /// The teachers with the judge among them, and its place: the one of that name or address, else one more at the end.
+    ///
+    /// # Errors
+    /// As [`FoundryConfig::resolved_teachers`], or when the judge is none.
+    pub fn resolved_with_judge(&self) -> Result<(Vec<TeacherConfig>, Option<usize>)> {
+        let mut teachers = self.resolved_teachers()?;
+        let Some(name) = &self.judge else { return Ok((teachers, None)) };
+        let named = teachers.iter().position(|teacher| teacher.name() == *name || teacher.label() == *name);
+        if named.is_some() {
+            return Ok((teachers, named));
+        }
+        let judge = TeacherConfig::parse(name, &self.defaults).with_context(|| {
+            format!("foundry.judge is {name:?}: neither the name of a teacher nor KIND:URL#MODEL")
+        })?;
+        judge.validate("foundry.judge", false)?;
+        let address = |teacher: &TeacherConfig| (teacher.kind, teacher.url.clone(), teacher.model.clone());
+        let known = teachers.iter().position(|teacher| address(teacher) == address(&judge));
+        if known.is_none() {
+            teachers.push(judge);
+        }
+        let last = teachers.len() - 1;
+        Ok((teachers, Some(known.unwrap_or(last))))
+    }
+
     /// Adds a teacher given as `KIND:URL#MODEL`.
     ///
     /// # Errors
@@ -384,7 +411,11 @@ impl FoundryConfig {
     /// With the key and what it may be.
     pub fn validate(&self) -> Result<()> {
         self.defaults.validate("foundry.defaults", true)?;
-        self.resolved_teachers()?;
+        self.resolved_with_judge()?;
+        ensure!(
+            self.judge.is_none() || chooses(self.strategy),
+            "foundry.judge chooses among candidates, which only the strategies best_of_n and consensus have"
+        );
         self.clean.validate()?;
         ensure!(
             (1..=1024).contains(&self.samples),

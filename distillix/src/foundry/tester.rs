@@ -7,6 +7,7 @@ use super::prompts::Prompt;
 use super::record::Record;
 use super::sandbox::{Limits, Options, Sandbox};
 use anyhow::{Context, Result};
+use futures::future::BoxFuture;
 use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::Semaphore;
@@ -18,6 +19,7 @@ pub struct SandboxTester(Arc<Inner>);
 struct Inner {
     /// Made at the first test, since it runs a program to see what the machine gives; an error is why there is none.
     sandbox: OnceLock<Result<Sandbox, String>>,
+    limits: Limits,
     /// Takes the code out of an answer.
     extract: Mutex<Pipeline>,
     /// As many runs at a time as there are processors.
@@ -28,16 +30,17 @@ struct Inner {
 }
 
 impl SandboxTester {
-    /// A tester that has run nothing yet, with a sandbox of these options.
+    /// A tester that has run nothing yet, with a sandbox of these options and the time limit of the stage `execute`.
     ///
     /// # Errors
-    /// None with the stages that there are.
-    pub fn new(options: Options) -> Result<Self> {
+    /// When that is none that a sandbox takes.
+    pub fn new(config: &CleanConfig, options: Options) -> Result<Self> {
         let skip = STAGES.iter().map(|stage| stage.name).filter(|name| *name != "extract").map(str::to_owned);
         let extract = Pipeline::new(&CleanConfig { skip: skip.collect(), ..CleanConfig::default() })?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(SandboxTester(Arc::new(Inner {
             sandbox: OnceLock::new(),
+            limits: config.execute_limits()?,
             extract: Mutex::new(extract),
             permits: Semaphore::new(processors),
             failures: Mutex::default(),
@@ -45,27 +48,26 @@ impl SandboxTester {
         })))
     }
 
-    /// Why tests were not run, if some should have been.
-    pub fn problem(&self) -> Option<String> {
-        if let Err(why) = self.0.sandbox.get()? {
-            return Some(why.clone());
-        }
+    /// How many answers could not be tested because the sandbox failed, and why, if there were some.
+    pub fn unverified(&self) -> Option<String> {
         let (count, why) = &*self.0.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        (*count > 0).then(|| format!("{count} times, and those answers are unverified: {why}"))
+        (*count > 0).then(|| format!("{count} answers are unverified, their tests could not be run: {why}"))
+    }
+}
+
+impl Tester for SandboxTester {
+    fn problem(&self, prompt: &Prompt) -> Option<String> {
+        if is_python(prompt) { self.0.sandbox().as_ref().err().cloned() } else { None }
     }
 
-    /// The tester as a function.
-    pub fn tester(&self) -> Tester {
-        let inner = Arc::clone(&self.0);
-        Arc::new(move |prompt, answer| {
-            let (inner, prompt, answer) = (Arc::clone(&inner), prompt.clone(), answer.to_owned());
-            Box::pin(async move {
-                let _permit = inner.permits.acquire().await?;
-                let work = Arc::clone(&inner);
-                tokio::task::spawn_blocking(move || work.run(&prompt, &answer))
-                    .await
-                    .context("a test run failed")?
-            })
+    fn test(&self, prompt: &Prompt, answer: &str) -> BoxFuture<'static, Result<Verdict>> {
+        let (inner, prompt, answer) = (Arc::clone(&self.0), prompt.clone(), answer.to_owned());
+        Box::pin(async move {
+            let _permit = inner.permits.acquire().await?;
+            let work = Arc::clone(&inner);
+            tokio::task::spawn_blocking(move || work.run(&prompt, &answer))
+                .await
+                .context("a test run failed")?
         })
     }
 }
@@ -79,21 +81,27 @@ pub(super) fn program<'a>(prompt: Option<&str>, code: &'a str) -> Cow<'a, str> {
     }
 }
 
+/// Whether the tests of a prompt are Python.
+fn is_python(prompt: &Prompt) -> bool {
+    let language = prompt.language.as_deref().map_or(Some(Language::Python), Language::from_name);
+    language == Some(Language::Python)
+}
+
 impl Inner {
+    fn sandbox(&self) -> &Result<Sandbox, String> {
+        self.sandbox.get_or_init(|| Sandbox::new(self.options.clone()).map_err(|error| error.to_string()))
+    }
+
     fn run(&self, prompt: &Prompt, answer: &str) -> Result<Verdict> {
-        let language = prompt.language.as_deref().map_or(Some(Language::Python), Language::from_name);
-        if language != Some(Language::Python) {
+        if !is_python(prompt) {
             return Ok(None);
         }
-        let make = || Sandbox::new(self.options.clone()).map_err(|error| error.to_string());
-        let sandbox = self.sandbox.get_or_init(make);
-        let Ok(sandbox) = sandbox else { return Ok(None) };
+        let Ok(sandbox) = self.sandbox() else { return Ok(None) };
         let mut record = Record::answer("", prompt.prompt.clone(), answer);
         record.language = Some(Language::Python.name().to_owned());
         let outcome = self.extract.lock().unwrap_or_else(PoisonError::into_inner).clean_one(record);
         let Outcome::Kept(Record { response: Some(code), .. }) = outcome else { return Ok(Some("fail")) };
-        match sandbox.run(&program(Some(&prompt.prompt), &code), prompt.tests.as_deref(), &Limits::default())
-        {
+        match sandbox.run(&program(Some(&prompt.prompt), &code), prompt.tests.as_deref(), &self.limits) {
             Ok(verdict) => Ok(Some(verdict.verdict.name())),
             // Answers are paid for; that this machine cannot check one now must not end the run.
             Err(error) => {

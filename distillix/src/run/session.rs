@@ -2,7 +2,7 @@
 
 use super::{Prompt, Sampler, Sampling};
 use crate::tokenizer::{DecodeStream, Tokenizer};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nn::model::{KvCache, Student};
 use std::time::{Duration, Instant};
 use tensor::Tensor;
@@ -146,6 +146,11 @@ impl<'a> Session<'a> {
 
     /// Reads tokens; the logits after the last.
     fn read(&mut self, ids: &[u32]) -> Result<Tensor> {
+        // A GPU could not refuse it.
+        let rows = self.student.config().vocab_size;
+        if let Some(id) = ids.iter().find(|&&id| id as usize >= rows) {
+            bail!("the model has no token {id}, only {rows}");
+        }
         let ids = Tensor::from_slice(ids, &[1, ids.len()], &self.student.device())?;
         Ok(self.student.decode(&ids, &mut self.cache)?)
     }

@@ -194,6 +194,25 @@ impl Plan {
         Ok(())
     }
 
+    /// The error; if it is that a step's memory ran out, with the settings that help.
+    pub fn advise(&self, error: anyhow::Error) -> anyhow::Error {
+        if !is_out_of_memory(&error) {
+            return error;
+        }
+        let mut help = Vec::new();
+        if self.micro_batch > 1 {
+            help.push(format!("training.micro_batch below {}", self.micro_batch));
+        }
+        if !self.recompute {
+            help.push("training.recompute=true".to_owned());
+        }
+        help.push("a smaller training.seq_len or model".to_owned());
+        if let Some(limit) = self.memory_limit {
+            help.push(format!("--memory-limit above {:.1} GiB, if the card has it", gib(limit)));
+        }
+        error.context(format!("a step does not fit the GPU's memory; what helps: {}", help.join(", ")))
+    }
+
     /// Micro-batches of an optimizer step.
     pub fn micro_batches(&self, config: &Config) -> usize {
         config.training.batch_size / self.micro_batch
@@ -207,8 +226,7 @@ impl Plan {
             Precision::Bf16 => "bf16",
         };
         let again = if *recompute { "blocks computed again" } else { "blocks remembered" };
-        let limit =
-            self.memory_limit.map(|limit| format!(", at most {:.1} GiB", limit as f64 / f64::from(1 << 30)));
+        let limit = self.memory_limit.map(|limit| format!(", at most {:.1} GiB", gib(limit)));
         format!(
             "{device}, {precision}, {} × {micro_batch} rows of {} tokens, {again}{}",
             self.micro_batches(config),
@@ -216,6 +234,26 @@ impl Plan {
             limit.unwrap_or_default()
         )
     }
+}
+
+fn gib(bytes: usize) -> f64 {
+    bytes as f64 / f64::from(1 << 30)
+}
+
+/// Whether an error is that a device's memory ran out.
+pub fn is_out_of_memory(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(tensor::Error::OutOfMemory { .. })))
+}
+
+/// The error; if it is that memory ran out before there is a step, with what helps.
+pub fn too_large(error: anyhow::Error) -> anyhow::Error {
+    if !is_out_of_memory(&error) {
+        return error;
+    }
+    error.context(
+        "the model, with what is kept beside its weights, does not fit the GPU's memory; what helps: a smaller model, a \
+         higher --memory-limit, --device cpu",
+    )
 }
 
 /// What the process takes of the card beside tensors: the driver's context, kernels, libraries. Counts what other
@@ -262,6 +300,40 @@ mod tests {
         assert_eq!(parse_bytes("1.5 g"), Ok(3 << 29));
         assert_eq!(parse_bytes("7500MB"), Ok(7_500_000_000));
         assert!(parse_bytes("8 bananas").is_err() && parse_bytes("").is_err() && parse_bytes("0").is_err());
+    }
+
+    #[test]
+    fn the_settings_that_save_memory_are_named() {
+        let mut plan = Plan {
+            device: "a card".to_owned(),
+            precision: Precision::Bf16,
+            micro_batch: 8,
+            recompute: false,
+            memory_limit: Some(8 << 30),
+            products: Vec::new(),
+        };
+        let ran_out = || {
+            let error = tensor::Error::OutOfMemory {
+                device: "cuda:0".to_owned(),
+                what: "bf16 [16384, 2048]".to_owned(),
+                op: Some("swiglu"),
+                requested: 64 << 20,
+                in_use: 7 << 30,
+                reserved: 7 << 30,
+                limit: Some(7 << 30),
+            };
+            anyhow::Error::new(error).context("a training step")
+        };
+        let said = format!("{:#}", plan.advise(ran_out()));
+        for word in
+            ["micro_batch below 8", "recompute=true", "seq_len", "above 8.0 GiB", "[16384, 2048] of swiglu"]
+        {
+            assert!(said.contains(word), "{said}");
+        }
+        (plan.micro_batch, plan.recompute, plan.memory_limit) = (1, true, None);
+        let said = format!("{:#}", plan.advise(ran_out()));
+        assert!(!said.contains("training.micro_batch") && !said.contains("--memory-limit"), "{said}");
+        assert_eq!(plan.advise(anyhow::anyhow!("a lost card")).to_string(), "a lost card");
     }
 
     #[test]

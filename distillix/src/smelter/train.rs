@@ -8,7 +8,7 @@ use super::evaluate::{Exam, greedy, shares, validate};
 use super::health::Watch;
 use super::inputs::Inputs;
 use super::metrics::{Line, Metrics, Validation, Window};
-use super::plan::Plan;
+use super::plan::{Plan, too_large};
 use super::run_folder::{RunFolder, write_whole};
 use super::teacher::{self, EMBEDDED, embedded_tokenizer};
 use super::trainer::{StepReport, Trainer};
@@ -129,7 +129,8 @@ pub fn train(options: &Options, on_event: &mut (dyn FnMut(Event<'_>) + Send)) ->
     let run = RunFolder::lock(&options.out)?;
     let config = settle(&run, options)?;
     let mut session = Session::open(&run, config, options, on_event)?;
-    session.run(&run, options, on_event)
+    let outcome = session.run(&run, options, on_event);
+    outcome.map_err(|error| session.trainer.plan().advise(error))
 }
 
 /// The config that counts: the given one, checked against that of a run that is resumed.
@@ -281,7 +282,8 @@ impl Session {
         if resuming {
             inputs.check(run)?;
         }
-        let mut student = Student::random(config.model.clone(), tokenizer.len(), device, training.seed)?;
+        let student = Student::random(config.model.clone(), tokenizer.len(), device, training.seed);
+        let mut student = student.map_err(|error| too_large(error.into()))?;
         let from_teacher = teacher.as_ref().filter(|_| config.distillation.init);
         if let Some(init) = &init {
             start_from(&mut student, &init.student)?;
@@ -297,7 +299,8 @@ impl Session {
         let exam = (is_builtin && functions > 0)
             .then(|| Exam::new(config.data.builtin, functions, &tokenizer))
             .transpose()?;
-        let mut trainer = Trainer::new(config.clone(), plan, student, teacher.map(|t| t.student))?;
+        let trainer = Trainer::new(config.clone(), plan, student, teacher.map(|t| t.student));
+        let mut trainer = trainer.map_err(too_large)?;
         if *device != Device::Cpu {
             trainer.settle(plans, |plan| dataset.step(0, plan.micro_batches(&config), plan.micro_batch))?;
         }

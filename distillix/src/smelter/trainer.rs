@@ -4,7 +4,7 @@
 use super::config::Config;
 use super::data::{Batch, Step};
 use super::health::{self, LayerHealth};
-use super::plan::Plan;
+use super::plan::{Plan, is_out_of_memory};
 use anyhow::{Context, Result, ensure};
 use autograd::{Gradients, Tape, Var};
 use nn::losses::{CrossEntropy, Loss, RelationKl};
@@ -270,9 +270,7 @@ impl Trainer {
                 Err(error) => return Err(error),
             }
         }
-        Err(why.context("no plan was tried")?.context(
-            "a step does not fit the GPU's memory: lower training.seq_len or the model's size, or raise --memory-limit",
-        ))
+        Err(self.plan.advise(why.context("no plan was tried")?))
     }
 
     fn try_step(&mut self, data: &Step) -> Result<()> {
@@ -408,6 +406,7 @@ impl Trainer {
         let used = data.micro_batches.iter().filter(|batch| fixed || batch.trained_tokens > 0);
         let device = self.student.device();
         let used: Vec<&Batch> = used.collect();
+        used.iter().try_for_each(|batch| batch.check_tokens(self.student.vocab()))?;
         let same = used.len() == self.inputs.len()
             && used
                 .iter()
@@ -512,10 +511,6 @@ impl Trainer {
     }
 }
 
-fn is_out_of_memory(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| matches!(cause.downcast_ref(), Some(tensor::Error::OutOfMemory { .. })))
-}
-
 impl BatchTensors {
     fn new(batch: &Batch, device: &Device) -> Result<Self> {
         let (input, targets) = batch_tensors(batch, device)?;
@@ -576,6 +571,7 @@ pub fn validation_loss(model: &Student, batch: &Batch) -> Result<(f64, usize, u6
     if batch.trained_tokens == 0 {
         return Ok((0.0, 0, 0));
     }
+    batch.check_tokens(model.vocab())?;
     let (input, targets) = batch_tensors(batch, &model.device())?;
     let mut tape = Tape::inference();
     let (hidden, _) = model.hidden(&mut tape, &input, false, None)?;

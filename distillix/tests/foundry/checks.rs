@@ -2,8 +2,14 @@
 
 use crate::harness::Folder;
 use crate::mock::{Behaviour, Mock};
+use distillix::foundry::config::FoundryConfig;
+use distillix::foundry::generate::{Event, Options, generate};
+use distillix::foundry::orchestrate::{Tester, Verdict};
+use distillix::foundry::prompts::Prompt;
+use futures::future::BoxFuture;
 use serde_json::{Value, json};
 use std::fmt::Write;
+use std::sync::Arc;
 
 const TASK: &str = "Write a Python function double(n).";
 
@@ -29,7 +35,7 @@ fn behaviour() -> Behaviour {
 
 /// True where the machine runs no untrusted code, which the run then says.
 fn without_sandbox(text: &str) -> bool {
-    let refused = text.contains("tests were not run");
+    let refused = text.contains("tests will not be run") || text.contains("cannot be chosen by their tests");
     if refused {
         assert!(std::env::var_os("DISTILLIX_REQUIRE_SANDBOX").is_none(), "{text}");
         println!("skipped: {text}");
@@ -70,7 +76,10 @@ fn best_of_n_and_consensus_choose_by_tests() {
     let list = format!("foundry.teachers=[{},{},{}]", teacher("wrong"), teacher("false"), teacher("right"));
     let run = |strategy: &str| {
         let args = ["--strategy", strategy, "--samples", if strategy == "consensus" { "1" } else { "3" }];
-        folder.generate(&[]).args(&args).arg("--store").arg(folder.path(strategy)).set(&[&list]).ok()
+        let run = folder.generate(&[]).args(&args).arg("--store").arg(folder.path(strategy)).set(&[&list]);
+        let output = run.output();
+        let said = [output.stdout, output.stderr].concat();
+        String::from_utf8(said).unwrap()
     };
     let text = run("best_of_n");
     if without_sandbox(&text) {
@@ -85,4 +94,57 @@ fn best_of_n_and_consensus_choose_by_tests() {
     assert!(text.contains("1 of 3 answers pass the tests: fail, fail, pass"), "{text}");
     let ids: Vec<Value> = folder.records("out.jsonl").iter().map(|record| record["id"].clone()).collect();
     assert_eq!(ids, ["plain"]);
+}
+
+/// Says that no tests can be run, as on a machine that confines nothing.
+struct NoSandbox;
+
+impl Tester for NoSandbox {
+    fn problem(&self, _: &Prompt) -> Option<String> {
+        Some("there is no sandbox".into())
+    }
+
+    fn test(&self, _: &Prompt, _: &str) -> BoxFuture<'static, anyhow::Result<Verdict>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+}
+
+#[test]
+fn that_no_tests_can_be_run_is_told_before_anything_is_asked() {
+    let (folder, mock) = (Folder::new(), Mock::start(behaviour()));
+    let run = |settings: &str, prompts: Vec<Prompt>| {
+        let mut config: FoundryConfig = serde_json::from_str(settings).unwrap();
+        config.add_teacher(&mock.openai()).unwrap();
+        let options = Options {
+            config,
+            store: folder.path(&format!("{}", settings.len())),
+            retry_failed: false,
+            allow_changes: false,
+            tester: Arc::new(NoSandbox),
+            stop: Arc::default(),
+        };
+        let mut told = Vec::new();
+        let done = tokio::runtime::Runtime::new().unwrap().block_on(generate(
+            options,
+            prompts.into_iter().map(Ok),
+            &mut |event| {
+                if let Event::Warning(text) = event {
+                    told.push((text, mock.requests()));
+                }
+            },
+        ));
+        done.map(|_| told).map_err(|error| error.to_string())
+    };
+    let plain = Prompt { prompt: TASK.into(), ..Prompt::default() };
+    let tested = Prompt { tests: Some("assert double(4) == 8".into()), ..plain.clone() };
+    let error =
+        run("{\"strategy\":\"best_of_n\",\"samples\":2}", vec![plain.clone(), tested.clone()]).unwrap_err();
+    assert!(error.contains("answers cannot be chosen by their tests: there is no sandbox"), "{error}");
+    assert_eq!(mock.requests(), 0);
+    let told = run("{}", vec![plain.clone(), tested]).unwrap();
+    assert_eq!(told, [("tests will not be run: there is no sandbox".into(), 0)]);
+    assert_eq!(run("{\"samples\":2}", vec![plain]).unwrap(), []);
+    // The time that tests have is that of the config.
+    let (error, code) = folder.generate(&[&mock.openai()]).set(&["foundry.clean.execute_seconds=0"]).error();
+    assert!(code == 2 && error.contains("execute_seconds"), "{error}");
 }

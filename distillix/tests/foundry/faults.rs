@@ -3,7 +3,7 @@
 use crate::harness::Folder;
 use crate::mock::{Behaviour, Fault, Mock, code, share};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Every prompt ends answered or failed with a reason, and none is answered twice.
@@ -53,7 +53,6 @@ fn opencode_faults_mixed() {
 #[test]
 fn each_fault_has_its_reason() {
     for (fault, reason) in [
-        (Fault::RateLimited, "rate_limited"),
         (Fault::ServerError, "server_error"),
         (Fault::Hang, "timeout"),
         (Fault::Cut, "connection"),
@@ -108,6 +107,77 @@ fn a_breaker_opens_and_closes() {
     // 20 to see it, those under way at that moment, and a few tries.
     assert!((20..60).contains(&while_ill), "{while_ill}");
     assert_eq!(mock.most_answers(), 1);
+}
+
+#[test]
+fn a_rate_limit_fails_no_prompt_and_lowers_the_concurrency() {
+    let behaviour = Behaviour { rate: Some((2, Duration::from_millis(50))), ..Behaviour::default() };
+    let (folder, mock) = (Folder::new(), Mock::start(behaviour));
+    folder.prompts(120);
+    let text =
+        folder.generate(&[&mock.openai()]).args(&["--concurrency", "64"]).set(&["foundry.retries=2"]).ok();
+    assert!(text.contains("120 of 120 answered, 0 failed"), "{text}");
+    assert_eq!(mock.most_answers(), 1);
+    // 64 and their halves until one is left, then a few for each time that is full; with 64 each time it would be 2,000.
+    assert!(mock.requests() < 700, "{}", mock.requests());
+}
+
+#[test]
+fn a_teacher_that_only_refuses_is_given_up_and_no_prompt_fails() {
+    let too_often = (Fault::RateLimited, "it has not answered for long: HTTP 429");
+    let key = (Fault::Status(401, "bad key"), "HTTP 401: bad key");
+    let parameter = (Fault::Status(400, "no such parameter: top_p"), "no such parameter: top_p");
+    let forbidden =
+        (Fault::Status(403, "not from here"), "it refuses every request: HTTP 403: not from here");
+    for (fault, why) in [too_often, key, parameter, forbidden] {
+        for prompts in [2, 60] {
+            let plan = Box::new(move |_: &str, _| Some(fault));
+            let (folder, mock) = (Folder::new(), Mock::start(Behaviour { plan, ..Behaviour::default() }));
+            folder.prompts(prompts);
+            let run = || folder.generate(&[&mock.openai()]).set(&["foundry.breaker.give_up_s=0.5"]);
+            let (error, code) = run().error();
+            assert!(code == 1 && error.contains(why), "{error}");
+            let status = &folder.status()["status"];
+            assert_eq!((&status["failed"], &status["wanted"]), (&0.into(), &prompts.into()), "{fault:?}");
+            assert!(mock.requests() < 40, "{fault:?}: {}", mock.requests());
+        }
+    }
+}
+
+#[test]
+fn a_refusal_of_one_prompt_is_its_own() {
+    for fault in [Fault::Status(403, "moderated"), Fault::Status(400, "too long")] {
+        // The first prompt of all is refused, before anything is answered; so are ten alike later on.
+        let is_refused = |text: &str| text.contains("number 0.") || text.contains("number 3");
+        let plan = Box::new(move |text: &str, _| is_refused(text).then_some(fault));
+        let latency = Duration::from_millis(30);
+        let (folder, mock) =
+            (Folder::new(), Mock::start(Behaviour { plan, latency, ..Behaviour::default() }));
+        folder.prompts(40);
+        folder.generate(&[&mock.openai()]).args(&["--concurrency", "4"]).ok();
+        let status = &folder.status()["status"];
+        assert_eq!((&status["done"], &status["failed"]), (&28.into(), &12.into()), "{fault:?}");
+        assert_eq!(status["reasons"][0]["reason"], "rejected");
+        let before = mock.requests();
+        folder.generate(&[&mock.openai()]).ok();
+        assert_eq!(mock.requests(), before);
+    }
+}
+
+#[test]
+fn a_key_that_ends_under_way_is_seen_after_eight_refusals() {
+    // Of a teacher that has answered, one 401 says nothing yet.
+    for (refused, failed) in [(20..21, 1), (20..u64::MAX, 7)] {
+        let count = AtomicU64::new(0);
+        let plan = Box::new(move |_: &str, _| {
+            refused.contains(&count.fetch_add(1, Ordering::SeqCst)).then_some(Fault::Status(401, "no"))
+        });
+        let (folder, mock) = (Folder::new(), Mock::start(Behaviour { plan, ..Behaviour::default() }));
+        folder.prompts(60);
+        let run = folder.generate(&[&mock.openai()]).args(&["--concurrency", "1"]).output();
+        assert_eq!(run.status.success(), failed == 1, "{}", String::from_utf8_lossy(&run.stderr));
+        assert_eq!(folder.status()["status"]["failed"], failed);
+    }
 }
 
 #[test]

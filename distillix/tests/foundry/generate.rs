@@ -4,7 +4,7 @@ use crate::harness::{Folder, Foundry};
 use crate::mock::{Behaviour, Mock, code};
 use serde_json::Value;
 use std::process::Command;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[test]
 fn answers_are_in_the_order_of_the_prompts_and_asked_once() {
@@ -12,6 +12,8 @@ fn answers_are_in_the_order_of_the_prompts_and_asked_once() {
     folder.prompts(60);
     let text = folder.generate(&[&mock.openai()]).ok();
     assert!(text.contains("60 of 60 answered, 0 failed, 0 left"), "{text}");
+    let row = text.lines().find(|line| line.contains("#mock")).unwrap();
+    assert!(row.ends_with(" -"), "nobody says what it costs: {row}");
     let records = folder.records("out.jsonl");
     assert_eq!(records.len(), 60);
     for (i, record) in records.iter().enumerate() {
@@ -47,14 +49,50 @@ fn answers_are_in_the_order_of_the_prompts_and_asked_once() {
 }
 
 #[test]
-fn equal_prompts_at_one_time_are_one_request() {
-    let (folder, mock) = (Folder::new(), Mock::start(Behaviour::default()));
-    let lines: String =
-        (0..40).map(|i| format!("{{\"id\": \"{i}\", \"prompt\": \"The same.\"}}\n")).collect();
+fn equal_prompts_are_one_request_for_every_strategy() {
+    // The first answers to everything differ, so a second one would be seen.
+    let count = AtomicU64::new(0);
+    let answer =
+        Box::new(move |_: &str, _: &str| format!("Answer {}.", count.fetch_add(1, Ordering::SeqCst)));
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour { answer, ..Behaviour::default() }));
+    let lines: String = (0..40)
+        .map(|i| {
+            format!(
+                "{{\"id\": \"{i}\", \"prompt\": \"The same.\"}}\n{{\"id\": \"x{i}\", \"prompt\": \"x{}\"}}\n",
+                i / 20
+            )
+        })
+        .collect();
     folder.write("prompts.jsonl", lines);
-    folder.generate(&[&mock.openai()]).ok();
-    assert_eq!(mock.requests(), 1);
-    assert_eq!(folder.records("out.jsonl").len(), 40);
+    let other = mock.openai().replace("mock", "other");
+    let mut before = 0;
+    for (strategy, samples, requests) in [
+        ("one", "1", 3),
+        ("round_robin", "1", 3),
+        ("weighted", "1", 3),
+        ("fallback", "1", 3),
+        ("all", "1", 6),
+        ("best_of_n", "2", 6),
+    ] {
+        let run = || {
+            let args = ["--strategy", strategy, "--samples", samples];
+            folder.generate(&[&mock.openai(), &other]).args(&args).arg("--store").arg(folder.path(strategy))
+        };
+        let text = run().ok();
+        assert!(text.contains("80 of 80 answered"), "{strategy}: {text}");
+        assert!(text.contains("80 settled"), "{strategy}: {text}");
+        assert_eq!(mock.requests() - before, requests, "{strategy}");
+        before = mock.requests();
+        let records = folder.records("out.jsonl");
+        let same = |id: String| -> Vec<&Value> {
+            records.iter().filter(|record| record["id"] == id).map(|record| &record["response"]).collect()
+        };
+        assert!((1..40).all(|i| same(i.to_string()) == same("0".into())), "{strategy}");
+        let bytes = folder.read("out.jsonl");
+        run().ok();
+        assert_eq!(mock.requests(), before, "{strategy}");
+        assert!(folder.read("out.jsonl") == bytes, "{strategy}");
+    }
 }
 
 #[test]
@@ -99,6 +137,38 @@ fn streams_and_log_probabilities() {
 }
 
 #[test]
+fn a_stream_ends_with_its_last_event() {
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour { lingers: true, ..Behaviour::default() }));
+    folder.prompts(3);
+    folder.generate(&[&mock.openai()]).set(&["foundry.defaults.stream=true", "foundry.retries=0"]).ok();
+    assert_eq!(folder.records("out.jsonl").len(), 3);
+    assert_eq!(mock.requests(), 3);
+}
+
+#[test]
+fn the_newer_name_of_the_longest_answer_is_learned() {
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour { newer: true, ..Behaviour::default() }));
+    folder.prompts(30);
+    let text = folder.generate(&[&mock.openai()]).args(&["--concurrency", "2"]).ok();
+    assert!(text.contains("30 of 30 answered"), "{text}");
+    assert!(
+        (31..=32).contains(&mock.requests()),
+        "one refusal for each that was under way: {}",
+        mock.requests()
+    );
+    assert!(Foundry::new("teachers").args(&["--teacher", &mock.openai()]).ok().contains("answers, "));
+}
+
+#[test]
+fn long_answers_that_the_config_allows_are_taken() {
+    let answer = Box::new(|_: &str, _: &str| "x".repeat(3 << 20));
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour { answer, ..Behaviour::default() }));
+    folder.prompts(1);
+    folder.generate(&[&mock.openai()]).set(&["foundry.defaults.extra={\"max_completion_tokens\":4096}"]).ok();
+    assert_eq!(folder.records("out.jsonl").len(), 1);
+}
+
+#[test]
 fn samples_of_a_prompt_are_numbered() {
     let (folder, mock) = (Folder::new(), Mock::start(Behaviour::default()));
     folder.prompts(3);
@@ -118,10 +188,10 @@ fn concurrency_and_rates_are_kept() {
     assert_eq!(mock.seen.most_active.load(Ordering::SeqCst), 3);
     let begin = std::time::Instant::now();
     let slow = folder.generate(&[&mock.openai()]).arg("--store").arg(folder.path("slow"));
-    // 10 a second, of which a second's worth may go at once.
+    // 10 a second, one by one.
     slow.set(&["foundry.defaults.requests_per_minute=600"]).ok();
     let seconds = begin.elapsed().as_secs_f64();
-    assert!((2.9..10.0).contains(&seconds), "{seconds}");
+    assert!((3.8..12.0).contains(&seconds), "{seconds}");
 }
 
 #[test]
@@ -208,6 +278,8 @@ fn teachers_are_listed_and_asked() {
     assert_eq!(find("mock-2")["price"]["output"], 2.0);
     assert_eq!(find("local/mock")["answers"], true);
     assert_eq!(find("local/mock")["context"], 4096);
+    // Listed at 0, which may mean free or not known.
+    assert_eq!(find("local/free")["price"], Value::Null);
     let gone = Foundry::new("teachers").args(&["--teacher", "openai:http://127.0.0.1:9/v1"]).output();
     assert_eq!(gone.status.code(), Some(1));
 }

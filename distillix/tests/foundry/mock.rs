@@ -6,6 +6,7 @@ use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use futures::StreamExt;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
@@ -13,7 +14,7 @@ use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How a request can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +29,10 @@ pub enum Fault {
     ErrorInside,
     Huge,
     Drip,
+    /// A status and a message.
+    Status(u16, &'static str),
+    /// A 500 after the work was done, with its usage.
+    WorkedInVain,
 }
 
 impl Fault {
@@ -60,6 +65,14 @@ pub struct Behaviour {
     pub answer: Answer,
     /// A password that is asked for.
     pub password: Option<String>,
+    /// What is added to the usage of an answer.
+    pub usage: Value,
+    /// Most requests in so much time; more are refused until it is over.
+    pub rate: Option<(u64, Duration)>,
+    /// Streams stay open behind their last event.
+    pub lingers: bool,
+    /// `max_tokens` is refused, as newer models of OpenAI's do.
+    pub newer: bool,
 }
 
 impl Default for Behaviour {
@@ -69,6 +82,10 @@ impl Default for Behaviour {
             latency: Duration::from_millis(2),
             answer: Box::new(|_, text| code(text)),
             password: None,
+            usage: json!({}),
+            rate: None,
+            lingers: false,
+            newer: false,
         }
     }
 }
@@ -113,6 +130,8 @@ pub struct Seen {
     pub messages: Mutex<Vec<Value>>,
     /// Headers of authorization.
     pub authorization: Mutex<Vec<String>>,
+    /// Begin of the time that a rate is for, and requests since.
+    pub window: Mutex<Option<(Instant, u64)>>,
 }
 
 pub struct Mock {
@@ -181,7 +200,16 @@ impl Mock {
         self.seen.most_active.fetch_max(active, Ordering::SeqCst);
         let active = Active(&self.seen);
         tokio::time::sleep(self.behaviour.latency).await;
-        (active, (self.behaviour.plan)(text, count))
+        let refused = self.behaviour.rate.is_some_and(|(most, time)| self.is_over(most, time));
+        (active, if refused { Some(Fault::RateLimited) } else { (self.behaviour.plan)(text, count) })
+    }
+
+    fn is_over(&self, most: u64, time: Duration) -> bool {
+        let mut window = self.seen.window.lock().unwrap();
+        let (begin, count) =
+            window.filter(|(begin, _)| begin.elapsed() < time).unwrap_or((Instant::now(), 0));
+        *window = Some((begin, count + 1));
+        count >= most
     }
 }
 
@@ -217,6 +245,15 @@ async fn faulty(fault: Fault, good: Vec<u8>) -> Response {
             });
             (json, Body::from_stream(drops)).into_response()
         }
+        Fault::Status(status, message) => {
+            let body = json!({"error": {"message": message}});
+            (StatusCode::from_u16(status).unwrap(), axum::Json(body)).into_response()
+        }
+        Fault::WorkedInVain => {
+            let good: Value = serde_json::from_slice(&good).unwrap();
+            let body = json!({"error": {"message": "it broke"}, "usage": good["usage"]});
+            (StatusCode::INTERNAL_SERVER_ERROR, axum::Json(body)).into_response()
+        }
         Fault::Empty | Fault::ErrorInside | Fault::Huge => (json, good).into_response(),
     }
 }
@@ -234,21 +271,29 @@ async fn chat(State(mock): State<Arc<Mock>>, headers: HeaderMap, body: Bytes) ->
     let request: Value = serde_json::from_slice(&body).unwrap();
     let text =
         request["messages"].as_array().unwrap().last().unwrap()["content"].as_str().unwrap().to_owned();
-    let (_active, fault) = mock.arrive(&text).await;
+    let (_active, mut fault) = mock.arrive(&text).await;
+    if mock.behaviour.newer && request.get("max_tokens").is_some() {
+        fault =
+            Some(Fault::Status(400, "'max_tokens' is not supported, use 'max_completion_tokens' instead."));
+    }
     let mut answer = (mock.behaviour.answer)(request["model"].as_str().unwrap_or(""), &text);
     match fault {
         Some(Fault::Empty) => answer.clear(),
         Some(Fault::Huge) => answer = "x".repeat(10 << 20),
         _ => {}
     }
-    let usage = json!({"prompt_tokens": text.len() / 4 + 5, "completion_tokens": request["max_tokens"].as_u64().unwrap() / 2});
+    let longest = request.get("max_tokens").unwrap_or(&request["max_completion_tokens"]).as_u64().unwrap();
+    let mut usage = json!({"prompt_tokens": text.len() / 4 + 5, "completion_tokens": longest / 2});
+    for (key, value) in mock.behaviour.usage.as_object().unwrap() {
+        usage[key] = value.clone();
+    }
     let tokens = usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap();
-    if !matches!(fault, Some(Fault::RateLimited | Fault::ServerError)) {
+    if !matches!(fault, Some(Fault::RateLimited | Fault::ServerError | Fault::Status(..))) {
         mock.seen.tokens.fetch_add(tokens, Ordering::SeqCst);
     }
     if request["stream"] == true && fault.is_none() {
         *mock.seen.answered.lock().unwrap().entry(text.clone()).or_insert(0) += 1;
-        return stream(&answer, &usage, &request);
+        return stream(&answer, &usage, &request, mock.behaviour.lingers);
     }
     let mut reply = json!({"id": "1", "object": "chat.completion", "usage": usage,
         "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer}}]});
@@ -271,7 +316,7 @@ async fn chat(State(mock): State<Arc<Mock>>, headers: HeaderMap, body: Bytes) ->
 }
 
 /// The answer in pieces of seven characters.
-fn stream(answer: &str, usage: &Value, request: &Value) -> Response {
+fn stream(answer: &str, usage: &Value, request: &Value, lingers: bool) -> Response {
     let characters: Vec<char> = answer.chars().collect();
     let mut events: Vec<Value> = characters
         .chunks(7)
@@ -294,8 +339,14 @@ fn stream(answer: &str, usage: &Value, request: &Value) -> Response {
         .chunks(50)
         .map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece.to_vec())))
         .collect();
-    ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(futures::stream::iter(pieces)))
-        .into_response()
+    let pieces = futures::stream::iter(pieces);
+    let end = futures::stream::once(async move {
+        if lingers {
+            std::future::pending::<()>().await;
+        }
+        Ok(Bytes::new())
+    });
+    ([(header::CONTENT_TYPE, "text/event-stream")], Body::from_stream(pieces.chain(end))).into_response()
 }
 
 async fn models() -> Response {

@@ -1,6 +1,8 @@
 //! What comes of a sandbox that fails: it is tried again, and what it could not judge is not blamed.
 
 use super::{launcher, options, sandbox};
+use distillix::foundry::clean::CleanConfig;
+use distillix::foundry::orchestrate::Tester;
 use distillix::foundry::prompts::Prompt;
 use distillix::foundry::sandbox::{Limits, Options, Sandbox};
 use distillix::foundry::tester::SandboxTester;
@@ -44,13 +46,13 @@ fn answers_that_could_not_be_tested_are_unverified() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    let tester = SandboxTester::new(broken(folder.path(), "[2-4]")).unwrap();
+    let tester = SandboxTester::new(&CleanConfig::default(), broken(folder.path(), "[2-4]")).unwrap();
     let prompt = Prompt { prompt: "One.".into(), tests: Some("assert x == 1".into()), ..Prompt::default() };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    let test = || runtime.block_on(tester.tester()(&prompt, "x = 1")).unwrap();
-    assert_eq!((test(), tester.problem()), (Some("pass"), None));
+    let test = || runtime.block_on(tester.test(&prompt, "x = 1")).unwrap();
+    assert_eq!((test(), tester.unverified()), (Some("pass"), None));
     assert_eq!(test(), Some("unverified"));
-    let problem = tester.problem().unwrap();
-    assert!(problem.starts_with("1 times") && problem.contains("without a report"), "{problem}");
+    let problem = tester.unverified().unwrap();
+    assert!(problem.starts_with("1 answers") && problem.contains("without a report"), "{problem}");
     assert_eq!(test(), Some("pass"));
 }

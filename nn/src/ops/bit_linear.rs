@@ -2,7 +2,7 @@
 
 use super::linear::{rows_of, rows_of_mut, weight_dims};
 use super::with_last;
-use crate::ternary::{QuantizedRows, Ternary, cuda, products};
+use crate::ternary::{QuantizedRows, Ternary, chosen, cuda, products};
 use autograd::{GradSink, Grads, Op, Outputs};
 use smallvec::SmallVec;
 use tensor::cpu::gemm::{MatRef, sgemm};
@@ -37,7 +37,7 @@ impl Op for BitLinear<'_> {
             let message = format!("{} weights with {} sets of codes", weights.len(), self.weights.len());
             return Err(Error::shape(Self::NAME, message));
         }
-        let quantized = QuantizedRows::new(&x)?;
+        let quantized = chosen(QuantizedRows::new(&x)?)?;
         let mut outputs = Outputs::new();
         for (w, ternary) in weights.iter().zip(&self.weights) {
             let [n, _] = weight_dims(Self::NAME, &x, w)?;

@@ -9,7 +9,7 @@ use tensor::{DType, Device, Error, Result, Tensor, with_float};
 /// `y[i] = table[ids[i]]`. Inputs: table `[V, H]`; ids of any shape, u32; y `[ids…, H]`.
 ///
 /// On the CPU an id beyond the table is an error; on a GPU, which cannot refuse it without being waited for, its row is
-/// NaN and it gets no gradient.
+/// NaN and it gets no gradient. Who reads tokens from outside checks them before they go there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Embedding {
     /// Type of the output, if not the table's: bf16 on a GPU, whose table is f32. The table's gradient has its type.

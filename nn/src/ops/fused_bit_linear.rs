@@ -3,7 +3,7 @@
 use super::bit_linear::{input_gradient, weight_gradients};
 use super::linear::weight_dims;
 use super::{count, expect_dims, expect_dtype, packs, rms_norm, swiglu, with_last};
-use crate::ternary::{QuantizedRows, Ternary, products};
+use crate::ternary::{QuantizedRows, Ternary, chosen, products};
 use autograd::{GradSink, Grads, Op, Outputs};
 use smallvec::SmallVec;
 use tensor::cuda::{Cuda, Grid};
@@ -165,7 +165,7 @@ fn norm(
     // many of the sum and the codes, and rows of the scales and the inverses.
     unsafe { launch.run(Grid::blocks(rows.div_ceil(rms_norm::THREADS / lanes), rms_norm::THREADS as u32)) }?;
     let saved = rms_norm::Saved { x: sum.unwrap_or(x), w, inverse_rms };
-    Ok((QuantizedRows::from_parts(codes, scales), Source::Norm(saved)))
+    Ok((chosen(QuantizedRows::from_parts(codes, scales)?)?, Source::Norm(saved)))
 }
 
 fn gated(gpu: Cuda, gate: &Tensor, up: &Tensor) -> Result<(QuantizedRows, Source)> {
@@ -184,5 +184,5 @@ fn gated(gpu: Cuda, gate: &Tensor, up: &Tensor) -> Result<(QuantizedRows, Source
     // SAFETY: these are the arguments of swiglu_quantize; it reads rows·width elements of gate and up, and writes as many
     // codes, and a scale a row.
     unsafe { launch.run(Grid::blocks(rows.div_ceil(rms_norm::THREADS / lanes), rms_norm::THREADS as u32)) }?;
-    Ok((QuantizedRows::from_parts(codes, scales), Source::SwiGlu { gate, up }))
+    Ok((chosen(QuantizedRows::from_parts(codes, scales)?)?, Source::SwiGlu { gate, up }))
 }

@@ -1,6 +1,10 @@
 //! Weights in {-1, 0, 1} with one scale, activations in 8 bits with a scale a row (BitNet b1.58, Ma et al. 2024).
 
 pub(crate) mod cuda;
+mod replay;
+
+pub(crate) use replay::chosen;
+pub use replay::{record, replay};
 
 use autograd::ParamId;
 use tensor::cpu::gemm::MatMut;
@@ -30,9 +34,21 @@ impl QuantizedRows {
         Ok(QuantizedRows { codes, scales })
     }
 
-    /// Codes, i8, and scales, f32, one a row, that a GPU kernel has made.
-    pub(crate) fn from_parts(codes: Tensor, scales: Tensor) -> Self {
-        QuantizedRows { codes, scales }
+    /// Codes `[…, K]`, i8, with scales, f32, one a row, made elsewhere.
+    ///
+    /// # Errors
+    /// If they are of other types, or not as many scales as rows.
+    pub fn from_parts(codes: Tensor, scales: Tensor) -> Result<Self> {
+        for (tensor, dtype) in [(&codes, DType::I8), (&scales, DType::F32)] {
+            if tensor.dtype() != dtype {
+                return Err(Error::dtype("ternary", "codes in i8 and scales in f32", tensor.dtype()));
+            }
+        }
+        if scales.numel() * codes.last_dim() != codes.numel() {
+            let message = format!("codes {:?} with {} scales", codes.dims(), scales.numel());
+            return Err(Error::shape("ternary", message));
+        }
+        Ok(QuantizedRows { codes, scales })
     }
 
     /// Codes, i8, shaped like the activations.

@@ -7,7 +7,8 @@ use super::Cuda;
 use crate::{Error, Result};
 use cudarc::driver::{result as driver, sys};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
+use std::fmt::Display;
+use std::sync::{LazyLock, Mutex};
 
 /// Every block starts at a multiple of this; enough for 16-byte loads, TMA and cuBLASLt.
 const ALIGN: usize = 512;
@@ -122,31 +123,45 @@ impl Blocks {
     }
 }
 
-/// Device memory of a tensor; goes back to its arena when dropped.
+/// Whether each tensor gets memory of its own from the driver, which is neither kept nor poisoned:
+/// `DISTILLIX_SEPARATE_MEMORY=1`, read once. Slow, and for compute-sanitizer alone: it sees what is read or written
+/// beside a tensor only if the driver gave that to nobody, and what is read unwritten only if nothing filled it.
+fn is_separate() -> bool {
+    static SEPARATE: LazyLock<bool> =
+        LazyLock::new(|| std::env::var("DISTILLIX_SEPARATE_MEMORY").as_deref() == Ok("1"));
+    *SEPARATE
+}
+
+/// Device memory of a tensor; goes back to where it came from when dropped.
 pub(crate) struct CudaBuffer {
     gpu: Cuda,
-    arena: usize,
+    /// `None` if it came from the driver for this tensor alone.
+    arena: Option<usize>,
     address: u64,
     /// Bytes asked for.
     len: usize,
 }
 
 impl CudaBuffer {
-    /// `len` bytes of unspecified content.
-    pub fn new(gpu: Cuda, len: usize) -> Result<Self> {
+    /// `len` bytes of unspecified content for `what`, which an error names.
+    pub fn new(gpu: Cuda, len: usize, what: &dyn Display) -> Result<Self> {
         gpu.bind()?;
         let size = block_size(len);
         let mut state = gpu.0.memory.lock();
-        let arena = state.current;
-        let address = match state.arenas[arena].take(size) {
-            Some(address) => address,
-            None => state.grow(gpu, size)?,
+        // What a captured graph uses has to stay, so only the first arena does without.
+        let separate = is_separate() && state.current == 0 && !state.capturing;
+        let arena = (!separate).then_some(state.current);
+        let free = arena.and_then(|arena| state.arenas[arena].take(size));
+        let address = match (free, separate) {
+            (Some(address), _) => address,
+            (None, false) => state.grow(gpu, size, what)?,
+            (None, true) => state.separate(gpu, len, what)?,
         };
         state.stats.in_use += size;
         state.stats.peak = state.stats.peak.max(state.stats.in_use);
         drop(state);
         let buffer = CudaBuffer { gpu, arena, address, len };
-        if crate::storage::is_poisoned() {
+        if crate::storage::is_poisoned() && !is_separate() {
             gpu.set_bytes(address, 0xff, len)?;
         }
         Ok(buffer)
@@ -170,7 +185,15 @@ impl Drop for CudaBuffer {
         let mut state = self.gpu.0.memory.lock();
         let size = block_size(self.len);
         state.stats.in_use -= size;
-        state.arenas[self.arena].give(self.address, size);
+        if let Some(arena) = self.arena {
+            return state.arenas[arena].give(self.address, size);
+        }
+        state.stats.reserved -= size;
+        // Freeing would spoil a capture; better to lose a little while debugging.
+        if !state.capturing && self.gpu.bind().is_ok() {
+            // SAFETY: the memory was this tensor's alone, and the driver finishes the work given before it frees.
+            let _ = unsafe { driver::free_sync(self.address) };
+        }
     }
 }
 
@@ -186,9 +209,9 @@ impl Memory {
 
 impl State {
     /// A block of `size` bytes from a new segment of the current arena.
-    fn grow(&mut self, gpu: Cuda, size: usize) -> Result<u64> {
+    fn grow(&mut self, gpu: Cuda, size: usize, what: &dyn Display) -> Result<u64> {
         if self.capturing {
-            let message = "memory was needed that the steps before the capture did not use";
+            let message = format!("{what} needs memory that the steps before the capture did not use");
             return Err(Error::device(gpu.to_string(), message));
         }
         let mut len = size.max(SEGMENT).next_multiple_of(SEGMENT_STEP);
@@ -206,7 +229,7 @@ impl State {
                 len = size.next_multiple_of(SEGMENT_STEP);
                 let fits = self.stats.limit.is_none_or(|limit| self.stats.reserved + len <= limit);
                 let address = if fits { self.segment(len)? } else { None };
-                address.ok_or_else(|| self.out_of_memory(gpu, size))?
+                address.ok_or_else(|| self.out_of_memory(gpu, size, what))?
             }
         };
         self.stats.reserved += len;
@@ -217,6 +240,18 @@ impl State {
         if len > size {
             blocks.insert(address + size as u64, len - size);
         }
+        Ok(address)
+    }
+
+    /// Memory from the driver for one tensor of `len` bytes, counted as a block.
+    fn separate(&mut self, gpu: Cuda, len: usize, what: &dyn Display) -> Result<u64> {
+        let size = block_size(len);
+        let fits = self.stats.limit.is_none_or(|limit| self.stats.reserved + size <= limit);
+        let address = if fits { self.segment(len.max(1))? } else { None };
+        let address = address.ok_or_else(|| self.out_of_memory(gpu, size, what))?;
+        self.stats.reserved += size;
+        self.stats.peak_reserved = self.stats.peak_reserved.max(self.stats.reserved);
+        self.stats.segments += 1;
         Ok(address)
     }
 
@@ -242,9 +277,11 @@ impl State {
         Ok(())
     }
 
-    fn out_of_memory(&self, gpu: Cuda, size: usize) -> Error {
+    fn out_of_memory(&self, gpu: Cuda, size: usize, what: &dyn Display) -> Error {
         Error::OutOfMemory {
             device: gpu.to_string(),
+            what: what.to_string(),
+            op: None,
             requested: size,
             in_use: self.stats.in_use,
             reserved: self.stats.reserved,

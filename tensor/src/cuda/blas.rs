@@ -235,7 +235,8 @@ impl State {
         }
         if self.ready.is_none() {
             let handle = blas::create_handle().map_err(|e| failed(gpu, "cublasLtCreate", e))?;
-            self.ready = Some((Handle(handle.cast()), CudaBuffer::new(gpu, WORKSPACE)?));
+            self.ready =
+                Some((Handle(handle.cast()), CudaBuffer::new(gpu, WORKSPACE, &"cuBLASLt to work in")?));
         }
         let Some((handle, workspace)) = &self.ready else { return Ok(()) };
         let plan = Plan::new(problem).map_err(|e| failed(gpu, "describing a product", e))?;
@@ -361,7 +362,10 @@ fn choose(
     }
     // Products that are added to would be spoiled by trial runs, so those go to memory of their own.
     let [_, _, c] = &problem.operands;
-    let scratch = CudaBuffer::new(gpu, problem.batch * problem.m * problem.n * c.dtype.size())?;
+    let scratch = {
+        let len = problem.batch * problem.m * problem.n * c.dtype.size();
+        CudaBuffer::new(gpu, len, &format_args!("trial runs of {}", problem.name()))?
+    };
     let addresses = [addresses[0], addresses[1], scratch.address()];
     let mut best = (f32::INFINITY, *first);
     for algorithm in proposals {

@@ -188,7 +188,8 @@ impl Display {
             None => {}
             Some(Ended::Stopped) => self.output.prose("stopped; the same command goes on")?,
             Some(Ended::Budget(limit)) => self.output.prose(&format!(
-                "the budget has no room for another request ({limit}); the same command with a larger one goes on"
+                "the budget has no room for {} more ({limit}); the same command with a larger one goes on",
+                status.left()
             ))?,
             Some(Ended::Teacher(why)) => self.output.prose(&format!("ended by a teacher: {why}"))?,
         }
@@ -198,6 +199,11 @@ impl Display {
         self.output.prose(&format!("{records} records in {}", path.display()))?;
         Ok(())
     }
+}
+
+/// Money for people. What nobody knows the price of is not free.
+fn cost(cost: f64) -> String {
+    if cost > 0.0 { format!("{cost:.4}") } else { "-".to_owned() }
 }
 
 /// What was spent by teacher, and what failed by reason.
@@ -212,8 +218,12 @@ pub(super) fn table(output: Output, status: &Status) -> Result<()> {
         let label = format!("{}#{}", row.teacher, row.model);
         let amount = row.amount;
         output.prose(&format!(
-            "  {label:<44} {:>9} {:>9} {:>12} {:>12} {:>10.4}",
-            amount.requests, row.answers, amount.input, amount.output, amount.cost
+            "  {label:<44} {:>9} {:>9} {:>12} {:>12} {:>10}",
+            amount.requests,
+            row.answers,
+            amount.input,
+            amount.output,
+            cost(amount.cost)
         ))?;
         if row.assumed > 0 {
             output.prose(&format!(

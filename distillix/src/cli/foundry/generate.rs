@@ -48,7 +48,8 @@ pub(in crate::cli) struct Args {
     /// Answers a prompt, or candidates for best_of_n and consensus.
     #[arg(long, value_name = "N")]
     samples: Option<u32>,
-    /// The teacher that chooses among candidates where there are no tests.
+    /// The teacher that chooses among the candidates of best_of_n and consensus where there are no tests; without one, the answer most
+    /// like the others is kept, with consensus if most are like it.
     #[arg(long, value_name = "TEACHER")]
     judge: Option<String>,
     /// Requests at one time, for each teacher.
@@ -94,13 +95,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let store = args.store.clone().unwrap_or_else(|| beside(&args.output));
     let output = Output { json: args.json };
     let mut display = Display::new(output);
-    let tester = SandboxTester::new(sandbox::Options::default())?;
+    let tester = Arc::new(SandboxTester::new(&clean, sandbox::Options::default()).map_err(wrong)?);
     let options = Options {
         config,
         store: store.clone(),
         retry_failed: args.retry_failed,
         allow_changes: args.allow_changes,
-        tester: tester.tester(),
+        tester: Arc::<SandboxTester>::clone(&tester),
         stop: stop_on_signals()?,
     };
     let builtin = args.builtin.map(|count| count.unwrap_or(builtin::tasks().len()));
@@ -114,8 +115,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }));
     display.finish();
     let summary = summary?;
-    if let Some(why) = tester.problem() {
-        display.show(Event::Warning(format!("tests were not run: {why}")));
+    if let Some(why) = tester.unverified() {
+        display.show(Event::Warning(why));
     }
     let options = derive::Options { clean, only_clean: args.clean, with_logprobs: args.with_logprobs };
     let mut progress = Progress::new("checking answers", None);

@@ -92,7 +92,13 @@ async fn show(
         (sampling.max_tokens, sampling.temperature) = (16, 0.0);
         let request = Request { messages: vec![Message::user("Answer with the word yes.")], sampling };
         let begin = Instant::now();
-        let asked = tokio::time::timeout(timeout, teacher.ask(&request)).await;
+        let ask = async {
+            match teacher.ask(&request, 16).await {
+                Err(failure) if failure.again => teacher.ask(&request, 16).await,
+                asked => asked,
+            }
+        };
+        let asked = tokio::time::timeout(timeout, ask).await;
         let asked = asked.unwrap_or_else(|_| {
             Err(Failure::new(FailureKind::Timeout, format!("no answer in {} s", timeout.as_secs())))
         });

@@ -24,13 +24,24 @@ impl Execute {
         if !config.execute {
             return Ok(None);
         }
+        let limits = config.execute_limits()?;
+        Ok(Some(Self { sandbox: Sandbox::new(Options::default())?, limits, broken: OnceLock::new() }))
+    }
+}
+
+impl CleanConfig {
+    /// The limits of a run that tests an answer.
+    ///
+    /// # Errors
+    /// When the time is none that a sandbox takes.
+    pub fn execute_limits(&self) -> Result<Limits> {
         let limits = Limits {
-            wall_seconds: config.execute_seconds,
-            cpu_seconds: (config.execute_seconds.ceil() as u64).saturating_add(1),
+            wall_seconds: self.execute_seconds,
+            cpu_seconds: (self.execute_seconds.ceil() as u64).saturating_add(1),
             ..Limits::default()
         };
         limits.check().map_err(|problem| anyhow!("foundry.clean.execute_seconds: {problem}"))?;
-        Ok(Some(Self { sandbox: Sandbox::new(Options::default())?, limits, broken: OnceLock::new() }))
+        Ok(limits)
     }
 }
 

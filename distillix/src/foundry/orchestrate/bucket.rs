@@ -1,47 +1,35 @@
-//! A token bucket: so much a minute, with a second's worth at once.
+//! A limit on a rate: so much a minute, spread evenly.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Limits a rate.
+/// Hands out times at which what was asked for may be used, one after the other.
 #[derive(Debug)]
 pub(super) struct Bucket {
     per_second: f64,
-    state: Mutex<State>,
-}
-
-#[derive(Debug)]
-struct State {
-    /// May be negative: what was taken in advance, in the order of asking.
-    level: f64,
-    at: Instant,
+    begin: Instant,
+    /// Seconds after `begin` at which all that was taken so far is paid off.
+    free: Mutex<f64>,
 }
 
 impl Bucket {
     pub(super) fn new(per_minute: f64, now: Instant) -> Self {
-        let per_second = per_minute / 60.0;
-        Bucket { per_second, state: Mutex::new(State { level: per_second.max(1.0), at: now }) }
+        Bucket { per_second: per_minute / 60.0, begin: now, free: Mutex::new(0.0) }
     }
 
     /// Takes `amount`, and says how long to wait before it is used.
     pub(super) fn take(&self, amount: f64, now: Instant) -> Duration {
-        let mut state = self.fill(now);
-        state.level -= amount;
-        Duration::try_from_secs_f64((-state.level / self.per_second).max(0.0)).unwrap_or(Duration::MAX)
+        let now = now.saturating_duration_since(self.begin).as_secs_f64();
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        // What was not used in time is gone: saved up, it would go in a burst.
+        let start = free.max(now);
+        *free = start + amount / self.per_second;
+        Duration::try_from_secs_f64(start - now).unwrap_or(Duration::MAX)
     }
 
-    /// Gives back what was taken and not used.
-    pub(super) fn give(&self, amount: f64, now: Instant) {
-        let mut state = self.fill(now);
-        state.level = (state.level + amount).min(self.per_second.max(1.0));
-    }
-
-    fn fill(&self, now: Instant) -> std::sync::MutexGuard<'_, State> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let passed = now.saturating_duration_since(state.at).as_secs_f64();
-        state.level = (state.level + passed * self.per_second).min(self.per_second.max(1.0));
-        state.at = state.at.max(now);
-        state
+    /// Gives back what was taken and not used; below 0, takes what was used on top.
+    pub(super) fn give(&self, amount: f64) {
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) -= amount / self.per_second;
     }
 }
 
@@ -50,24 +38,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_holds_over_any_minute() {
-        let begin = Instant::now();
-        let bucket = Bucket::new(120.0, begin);
-        // Two a second: whoever asks at the same moment is served in turn.
-        let waits: Vec<u64> = (0..6).map(|_| bucket.take(1.0, begin).as_millis() as u64).collect();
-        assert_eq!(waits, [0, 0, 500, 1000, 1500, 2000]);
-        let later = begin + Duration::from_secs(3);
-        assert_eq!(bucket.take(1.0, later), Duration::ZERO);
-        bucket.give(100.0, later);
-        assert_eq!(bucket.take(2.0, later), Duration::ZERO);
-        assert_eq!(bucket.take(1.0, later), Duration::from_millis(500));
+    fn a_minute_has_no_more_than_the_rate() {
+        for per_minute in [1.0, 30.0, 120.0, 6000.0] {
+            let begin = Instant::now();
+            let bucket = Bucket::new(per_minute, begin);
+            // Asked for at once, after a quiet time too, they go one by one.
+            for start in [begin, begin + Duration::from_secs(3600)] {
+                let waits: Vec<f64> =
+                    (0..2 * per_minute as usize).map(|_| bucket.take(1.0, start).as_secs_f64()).collect();
+                assert_eq!(waits[0], 0.0);
+                let in_a_minute = waits.iter().filter(|wait| **wait < 60.0 - 1e-6).count();
+                assert_eq!(in_a_minute as f64, per_minute);
+                assert!(waits.windows(2).all(|pair| pair[1] - pair[0] > 59.9 / per_minute));
+            }
+        }
     }
 
     #[test]
-    fn amounts_above_a_second_are_paid_off() {
+    fn large_amounts_are_paid_off_and_what_is_given_back_is_free() {
         let begin = Instant::now();
         let bucket = Bucket::new(600.0, begin);
-        assert_eq!(bucket.take(110.0, begin), Duration::from_secs(10));
+        assert_eq!(bucket.take(110.0, begin), Duration::ZERO);
         assert_eq!(bucket.take(10.0, begin), Duration::from_secs(11));
+        bucket.give(60.0);
+        assert_eq!(bucket.take(1.0, begin), Duration::from_secs(6));
+        bucket.give(-20.0);
+        assert_eq!(bucket.take(1.0, begin), Duration::from_millis(8_100));
     }
 }

@@ -2,15 +2,16 @@
 
 use super::engine::{Asked, Engine, Unanswered};
 use super::strategy::Unit;
+use super::tries::Tries;
 use crate::foundry::config::Strategy;
 use crate::foundry::prompts::Prompt;
 use crate::foundry::store::Key;
 use crate::foundry::teacher::{Message, Request, Sampling};
+use crate::foundry::tokens::{hash, runs, tokens};
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::fmt::Write;
-use std::sync::Arc;
 
 /// What the tests say of an answer: `pass`, `fail`, `timeout`, `error` or [`UNVERIFIED`]; `None` where they cannot be run.
 pub type Verdict = Option<&'static str>;
@@ -18,8 +19,19 @@ pub type Verdict = Option<&'static str>;
 /// The verdict where running the tests did not work, which says nothing of the answer.
 pub const UNVERIFIED: &str = "unverified";
 
-/// Runs the tests of a prompt on an answer.
-pub type Tester = Arc<dyn Fn(&Prompt, &str) -> BoxFuture<'static, anyhow::Result<Verdict>> + Send + Sync>;
+/// Runs the tests of prompts on answers.
+pub trait Tester: Send + Sync {
+    /// Why no tests of `prompt` will be run though it has some that could be; `None` if that is not so.
+    fn problem(&self, prompt: &Prompt) -> Option<String>;
+
+    /// What the tests of `prompt` say of an answer.
+    fn test(&self, prompt: &Prompt, answer: &str) -> BoxFuture<'static, anyhow::Result<Verdict>>;
+}
+
+/// Whether a strategy keeps one of several candidates.
+pub fn chooses(strategy: Strategy) -> bool {
+    matches!(strategy, Strategy::BestOfN | Strategy::Consensus)
+}
 
 /// An answer that may be chosen.
 #[derive(Clone, Debug)]
@@ -43,14 +55,14 @@ pub(super) enum Choice {
 pub(super) async fn choose(
     engine: &Engine,
     judge: Option<usize>,
-    tester: &Tester,
+    tester: &dyn Tester,
     unit: &Unit,
     candidates: &[Candidate],
 ) -> Result<Choice, Unanswered> {
     if unit.prompt.tests.is_some() {
         let mut verdicts = Vec::new();
         for candidate in candidates {
-            verdicts.push(tester(&unit.prompt, &candidate.text).await.map_err(Unanswered::Store)?);
+            verdicts.push(tester.test(&unit.prompt, &candidate.text).await.map_err(Unanswered::Store)?);
         }
         if verdicts.iter().flatten().any(|verdict| *verdict != UNVERIFIED) {
             return Ok(by_tests(engine.config.strategy, &verdicts, candidates));
@@ -100,7 +112,7 @@ async fn ask_judge(
     text.push_str("\nThe number of the best answer:");
     let sampling = Sampling { temperature: 0.0, top_logprobs: 0, ..engine.config.sampling(0) };
     let request = Request { messages: vec![Message::user(text)], sampling };
-    match engine.ask(judge, &request, 0, true).await {
+    match engine.ask(judge, &request, 0, &mut Tries::patient()).await {
         Ok(asked) => Ok(number(&asked.text).filter(|n| (1..=candidates.len()).contains(n)).map(|n| n - 1)),
         // A judge that fails leaves the choice to likeness.
         Err(Unanswered::Failed(_)) => Ok(None),
@@ -139,24 +151,10 @@ fn chosen(how: Value) -> Map<String, Value> {
     Map::from_iter([("chosen".to_owned(), how)])
 }
 
-/// Hashes of all runs of three words or signs.
+/// Hashes of all runs of three words or signs; of the whole text, if it is shorter.
 fn triples(text: &str) -> HashSet<u64> {
-    let mut words: Vec<&str> = Vec::new();
-    for word in text.split_whitespace() {
-        let mut rest = word;
-        while let Some(c) = rest.chars().next() {
-            let is_name = |c: char| c.is_alphanumeric() || c == '_';
-            let end =
-                if is_name(c) { rest.find(|c| !is_name(c)).unwrap_or(rest.len()) } else { c.len_utf8() };
-            words.push(&rest[..end]);
-            rest = &rest[end..];
-        }
-    }
-    let hash = |run: &[&str]| {
-        let digest = blake3::hash(run.join(" ").as_bytes());
-        digest.as_bytes()[..8].iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
-    };
-    if words.len() < 3 { HashSet::from([hash(&words)]) } else { words.windows(3).map(hash).collect() }
+    let words: Vec<u64> = tokens(text).map(|word| hash(word.as_bytes())).collect();
+    runs(&words, words.len().clamp(1, 3)).collect()
 }
 
 /// Jaccard similarity.

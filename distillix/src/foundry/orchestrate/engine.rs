@@ -2,15 +2,15 @@
 
 use super::backoff::backoff;
 use super::gate::{Gate, Pass, Shut};
+use super::tries::{Next, Tries};
 use crate::foundry::budget::{Amount, Budget, Exhausted};
 use crate::foundry::config::FoundryConfig;
 use crate::foundry::store::{Key, Store, Stored};
-use crate::foundry::teacher::{Answer, Failure, FailureKind, Request, Spent, Usage};
+use crate::foundry::teacher::{Answer, Failure, FailureKind, Message, Request, Spent, Usage};
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 /// Everything that asking needs; shared by all prompts under way.
@@ -25,6 +25,7 @@ pub struct Engine {
     pub config: FoundryConfig,
     flying: Mutex<HashMap<Key, Arc<Notify>>>,
     stop: watch::Sender<bool>,
+    warnings: Mutex<Vec<String>>,
 }
 
 /// An answer that is in the store.
@@ -45,7 +46,7 @@ pub enum Unanswered {
     Busy,
     /// The teacher is of no use any more.
     Dead(String),
-    /// The budget has no room.
+    /// The budget has no room for this request.
     Exhausted(String),
     /// The run ends.
     Stopped,
@@ -69,7 +70,8 @@ struct Address<'a> {
 impl Engine {
     /// An engine of these parts.
     pub fn new(gates: Vec<Gate>, store: Store, budget: Budget, config: FoundryConfig) -> Self {
-        Engine { gates, store, budget, config, flying: Mutex::default(), stop: watch::Sender::new(false) }
+        let (flying, warnings, stop) = (Mutex::default(), Mutex::default(), watch::Sender::new(false));
+        Engine { gates, store, budget, config, flying, stop, warnings }
     }
 
     /// Sends nothing more. Requests under way go on to their end.
@@ -101,16 +103,29 @@ impl Engine {
         Key::of("request", &address)
     }
 
-    /// The answer of the teacher `gate`, stored or new. Without `patience` a teacher that is left alone is not waited for.
+    /// What is good to know since the last call.
+    pub fn warnings(&self) -> Vec<String> {
+        std::mem::take(&mut self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Whether the budget has room for any request at all.
+    pub fn can_ask(&self) -> bool {
+        let messages = vec![Message::user("")];
+        let smallest = Request { messages, sampling: self.config.sampling(0) };
+        self.gates.iter().any(|gate| self.budget.room(gate.worst(&smallest)).is_ok())
+    }
+
+    /// The answer of the teacher `gate`, stored or new. Without patience, a teacher that is left alone is not waited for, and one
+    /// that fails is tried once more and is busy then.
     ///
     /// # Errors
     /// As [`Unanswered`] says.
-    pub async fn ask(
+    pub(super) async fn ask(
         &self,
         gate: usize,
         request: &Request,
         sample: u32,
-        patience: bool,
+        tries: &mut Tries,
     ) -> Result<Asked, Unanswered> {
         let key = self.key(gate, request, sample).map_err(Unanswered::Store)?;
         // Equal requests at the same time are one.
@@ -121,30 +136,31 @@ impl Engine {
             None => {}
         }
         let gate = &self.gates[gate];
-        let mut tries = 0;
-        loop {
+        let shut = |shut| match shut {
+            Shut::Busy => Unanswered::Busy,
+            Shut::Dead(why) => Unanswered::Dead(format!("{}: {why}", gate.config.label())),
+        };
+        for sent in 1.. {
+            // Before it waits for its turn, which another may need.
             let worst = gate.worst(request);
-            let pass = self.unless_stopped(gate.enter(worst.tokens(), patience)).await?;
-            let pass = pass.map_err(|shut| match shut {
-                Shut::Busy => Unanswered::Busy,
-                Shut::Dead(why) => Unanswered::Dead(format!("{}: {why}", gate.config.label())),
-            })?;
-            let is_probe = pass.is_probe();
-            let failure = match self.send(gate, pass, key, request, worst, tries).await? {
+            self.budget.room(worst).map_err(exhausted)?;
+            let pass = self.unless_stopped(gate.enter(worst.tokens(), tries.patient)).await?.map_err(shut)?;
+            let (failure, next) = match self.send(gate, pass, key, request, tries).await? {
                 Ok(text) => return Ok(Asked { key, text }),
-                Err(failure) => failure,
+                Err(failed) => failed,
             };
-            if failure.kind.is_fatal() {
-                return Err(Unanswered::Dead(format!("{}: {failure}", gate.config.label())));
+            gate.alive().map_err(shut)?;
+            match next {
+                Next::Fail => return Err(Unanswered::Failed(failure)),
+                Next::Again => {}
+                Next::Retry(_) if !tries.patient && sent > 1 => break,
+                Next::Retry(tries) => {
+                    let wait = backoff(tries, self.config.backoff_s, self.config.max_backoff_s);
+                    self.unless_stopped(tokio::time::sleep(wait)).await?;
+                }
             }
-            // That a server is not well yet is no fault of the prompt that happened to try it.
-            tries += u32::from(!is_probe || !failure.kind.is_outage());
-            if tries > failure.kind.retries(self.config.retries) {
-                return Err(Unanswered::Failed(failure));
-            }
-            let wait = backoff(tries.max(1), self.config.backoff_s, self.config.max_backoff_s);
-            self.unless_stopped(tokio::time::sleep(wait)).await?;
         }
+        Err(Unanswered::Busy)
     }
 
     /// Sends one request and stores what comes back.
@@ -154,11 +170,12 @@ impl Engine {
         pass: Pass<'_>,
         key: Key,
         request: &Request,
-        worst: Amount,
-        tries: u32,
-    ) -> Result<Result<String, Failure>, Unanswered> {
-        let reserved = self.unless_stopped(self.budget.reserve(worst)).await?;
-        let reserved = reserved.map_err(|Exhausted(limit)| Unanswered::Exhausted(limit))?;
+        tries: &mut Tries,
+    ) -> Result<Result<String, (Failure, Next)>, Unanswered> {
+        // What was learned while this one waited counts.
+        let reserved = self.unless_stopped(self.budget.reserve(|| gate.worst(request))).await?;
+        let reserved = reserved.map_err(exhausted)?;
+        let worst = reserved.worst();
         let begun = self.store.begin(&gate.config.name(), &gate.config.model, worst).await;
         let flight = match begun {
             Ok(flight) => flight,
@@ -171,16 +188,22 @@ impl Engine {
         let longest =
             longest.and_then(|tokens| u32::try_from(tokens).ok()).unwrap_or(request.sampling.max_tokens);
         let timeout = self.config.timeout(longest);
-        let result = tokio::time::timeout(timeout, gate.teacher.ask(request)).await;
+        let result = tokio::time::timeout(timeout, gate.teacher.ask(request, longest)).await;
         let result = result.unwrap_or_else(|_| {
             let message = format!("no whole answer in {:.0} s", timeout.as_secs_f64());
             Err(Failure::new(FailureKind::Timeout, message))
         });
+        let used = |usage: Usage, cost: Option<f64>| {
+            let cost = cost.unwrap_or_else(|| gate.cost(usage.input, usage.output));
+            let used = Amount { requests: 1, input: usage.input, output: usage.output, cost };
+            self.learn(gate, request, worst, used);
+            used
+        };
         match result {
             Ok(answer) => {
-                let spent = amount(gate, worst, answer.usage, answer.cost);
+                let spent = answer.usage.map_or(worst, |usage| used(usage, answer.cost));
                 let text = answer.text.clone();
-                pass.done(Ok(()), answer.usage.map(|_| spent.tokens()));
+                pass.answered(answer.usage.map(|_| spent.tokens()));
                 let stored = self.store.answered(flight, key, charged(answer, spent), spent).await;
                 reserved.settle(spent);
                 stored.map_err(Unanswered::Store)?;
@@ -191,18 +214,31 @@ impl Engine {
                 let spent = match failure.spent {
                     Spent::Nothing => Amount { requests: 1, ..Amount::default() },
                     Spent::Unknown => worst,
-                    Spent::Known(usage, cost) => amount(gate, worst, Some(usage), cost),
+                    Spent::Known(usage, cost) => used(usage, cost),
                 };
-                let excused = pass.is_probe() && failure.kind.is_outage();
-                let for_good = !failure.kind.is_fatal()
-                    && tries + u32::from(!excused) > failure.kind.retries(self.config.retries);
-                pass.done(Err(&failure), (failure.spent != Spent::Unknown).then(|| spent.tokens()));
+                let is_probe = pass.is_probe();
+                let known = (failure.spent != Spent::Unknown).then(|| spent.tokens());
+                let is_teachers = pass.failed(&failure, known, tries.is_first());
+                let next = tries.next(&failure, is_probe, is_teachers, self.config.retries);
+                let for_good = next == Next::Fail && gate.alive().is_ok();
                 let stored = self.store.failed(flight, key, &failure, for_good, spent).await;
                 reserved.settle(spent);
                 stored.map_err(Unanswered::Store)?;
                 gate.count_failure(for_good);
-                Ok(Err(failure))
+                Ok(Err((failure, next)))
             }
+        }
+    }
+
+    /// Lets the teacher's next worst cases cover what one did not, and says so if a limit depends on it.
+    fn learn(&self, gate: &Gate, request: &Request, worst: Amount, used: Amount) {
+        if gate.learn(request, used) && self.budget.limits().is_short(worst, used) {
+            let (label, set_aside, used) = (gate.config.label(), worst.in_words(), used.in_words());
+            let text = format!(
+                "a request to {label} used more than was set aside for it: {used}, where {set_aside} was the worst case. The next \
+                 ones set aside as much; what was under way may pass a limit"
+            );
+            self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(text);
         }
     }
 
@@ -244,19 +280,10 @@ impl Engine {
             gate.teacher.close().await;
         }
     }
-
-    /// The longest time that a request may take.
-    pub fn longest_request(&self) -> Duration {
-        self.config.timeout(self.config.max_output_tokens)
-    }
 }
 
-/// What a request used; where the server does not count, its worst case.
-fn amount(gate: &Gate, worst: Amount, usage: Option<Usage>, cost: Option<f64>) -> Amount {
-    let Some(usage) = usage else { return worst };
-    gate.learn(worst, usage);
-    let cost = cost.unwrap_or_else(|| gate.cost(usage));
-    Amount { requests: 1, input: usage.input, output: usage.output, cost }
+fn exhausted(Exhausted(limit): Exhausted) -> Unanswered {
+    Unanswered::Exhausted(limit)
 }
 
 /// The answer with its cost.

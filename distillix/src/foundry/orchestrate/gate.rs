@@ -1,31 +1,30 @@
-//! The way to one teacher: how many requests at a time, how many a minute, when not, and what each may cost.
+//! The way to one teacher: how many requests at a time, how many a minute, when not, and whose fault it is if none is answered.
 
-use super::breaker::{Breaker, Health, Leave};
+use super::backoff::backoff;
+use super::breaker::{Breaker, Closed, Health, Leave};
 use super::bucket::Bucket;
+use super::window::{Place, Window};
+use super::worst::WorstCase;
 use crate::foundry::budget::Amount;
-use crate::foundry::config::{BreakerConfig, Price, TeacherConfig, TeacherKind};
-use crate::foundry::teacher::{Failure, FailureKind, Offer, Request, Teacher, Usage};
+use crate::foundry::config::{FoundryConfig, Price, TeacherConfig};
+use crate::foundry::teacher::{Failure, FailureKind, Offer, Request, Teacher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// A teacher, and the rules for asking it.
 pub struct Gate {
     /// Its config.
     pub config: TeacherConfig,
     pub(super) teacher: Box<dyn Teacher>,
-    /// What it costs, if that is known.
-    pub price: Option<Price>,
-    /// What the server says of the model.
-    offer: Offer,
-    permits: Semaphore,
+    worst: WorstCase,
+    window: Window,
     requests: Option<Bucket>,
     tokens: Option<Bucket>,
     breaker: Breaker,
+    /// Seconds of the first and of the longest wait after a refusal that names none.
+    backoff: (f64, f64),
     state: Mutex<State>,
-    /// Tokens that the server adds to a prompt, as far as is known.
-    overhead: AtomicU64,
     answered: AtomicU64,
     failed: AtomicU64,
     retried: AtomicU64,
@@ -33,11 +32,14 @@ pub struct Gate {
 
 #[derive(Default)]
 struct State {
-    /// The server asked to be left alone until then.
-    paused: Option<Instant>,
     /// Why it is of no use any more.
     dead: Option<String>,
+    /// What it said to the last requests, if all got the same refusal, and how many they are.
+    refusal: Option<(String, u32)>,
 }
+
+/// So many requests in a row that get the same refusal speak against the teacher, not against them.
+const REFUSALS: u32 = 8;
 
 /// Why a request was not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,12 +50,15 @@ pub(super) enum Shut {
     Dead(String),
 }
 
-/// Leave to send one request.
+/// Leave to send one request. Dropped before [`Pass::done`], nothing was sent.
 pub(super) struct Pass<'a> {
     gate: &'a Gate,
-    leave: Leave<'a>,
-    tokens: u64,
-    _permit: SemaphorePermit<'a>,
+    /// `None` once it is done.
+    leave: Option<Leave<'a>>,
+    is_probe: bool,
+    tokens: f64,
+    since: Instant,
+    _place: Place<'a>,
 }
 
 /// What a teacher did so far in this run.
@@ -79,31 +84,22 @@ impl Gate {
         config: TeacherConfig,
         teacher: Box<dyn Teacher>,
         offer: Offer,
-        breaker: BreakerConfig,
+        foundry: &FoundryConfig,
     ) -> Self {
         let now = Instant::now();
-        // OpenCode lists models of unknown price as free.
-        let listed = offer
-            .price
-            .filter(|price| config.kind != TeacherKind::Opencode || price.input > 0.0 || price.output > 0.0);
-        let overhead = config.overhead_tokens.unwrap_or(match config.kind {
-            TeacherKind::Openai => 64,
-            TeacherKind::Opencode => 16_384,
-        });
         Gate {
-            price: config.price.or(listed),
-            permits: Semaphore::new(config.concurrency),
+            worst: WorstCase::new(&config, offer),
+            window: Window::new(config.concurrency),
             requests: config.requests_per_minute.map(|rate| Bucket::new(rate, now)),
             tokens: config.tokens_per_minute.map(|rate| Bucket::new(rate, now)),
-            breaker: Breaker::new(breaker),
+            breaker: Breaker::new(foundry.breaker),
+            backoff: (foundry.backoff_s, foundry.max_backoff_s),
             state: Mutex::default(),
-            overhead: AtomicU64::new(overhead),
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             retried: AtomicU64::new(0),
             config,
             teacher,
-            offer,
         }
     }
 
@@ -111,66 +107,72 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The most tokens that an answer can have, as far as that is known.
+    /// What it costs, if that is known.
+    pub fn price(&self) -> Option<Price> {
+        self.worst.price()
+    }
+
+    /// The most tokens that an answer can have when `asked` are asked for, as far as that is known.
     pub fn longest_answer(&self, asked: u32) -> Option<u64> {
-        match self.config.kind {
-            TeacherKind::Openai => {
-                let extra = ["max_tokens", "max_completion_tokens"];
-                let extra = extra.iter().filter_map(|key| self.config.extra.get(*key)?.as_u64()).max();
-                Some(extra.unwrap_or(0).max(u64::from(asked)))
-            }
-            // The server's settings decide, not the request.
-            TeacherKind::Opencode => self.offer.output.or(self.offer.context),
-        }
+        self.worst.longest_answer(asked)
     }
 
     /// The worst case of a request.
     pub(super) fn worst(&self, request: &Request) -> Amount {
-        let output = self.longest_answer(request.sampling.max_tokens).unwrap_or(0);
-        let input = request.prompt_bytes() + self.overhead.load(Ordering::Relaxed);
-        let input = input.min(self.offer.context.unwrap_or(u64::MAX));
-        Amount { requests: 1, input, output, cost: self.cost(Usage { input, output }) }
+        self.worst.of(request)
     }
 
-    /// What a request cost that used so many tokens.
-    pub(super) fn cost(&self, usage: Usage) -> f64 {
-        self.price.map_or(0.0, |price| price.cost(usage.input, usage.output))
+    /// What so many tokens cost by the price list.
+    pub(super) fn cost(&self, input: u64, output: u64) -> f64 {
+        self.worst.cost(input, output)
     }
 
-    /// Takes in how many tokens a prompt had in truth.
-    pub(super) fn learn(&self, worst: Amount, usage: Usage) {
-        // The next worst case covers what this one did not.
-        self.overhead.fetch_add(usage.input.saturating_sub(worst.input), Ordering::Relaxed);
+    /// Takes in what a request used in truth. True if the worst case did not cover it.
+    pub(super) fn learn(&self, request: &Request, used: Amount) -> bool {
+        self.worst.learn(request, used)
     }
 
     /// Waits until a request may be sent. Without `patience`, a server that is left alone is not waited for.
     pub(super) async fn enter(&self, tokens: u64, patience: bool) -> Result<Pass<'_>, Shut> {
         self.alive()?;
-        let paused = || self.lock().paused.filter(|until| *until > Instant::now());
-        if !patience && (paused().is_some() || self.breaker.is_open(Instant::now())) {
+        if !patience && self.breaker.closed(Instant::now()).is_some() {
             return Err(Shut::Busy);
         }
-        // The semaphore is never closed.
-        let permit = self.permits.acquire().await.map_err(|_| Shut::Dead("it is closed".to_owned()))?;
-        if !patience && self.breaker.is_open(Instant::now()) {
-            return Err(Shut::Busy);
+        let place = self.window.enter().await;
+        let tokens = tokens as f64;
+        loop {
+            let leave = self.breaker.admit(patience).await;
+            self.alive()?;
+            let leave = leave.ok_or(Shut::Busy)?;
+            let now = Instant::now();
+            let rates = [(&self.requests, 1.0), (&self.tokens, tokens)];
+            let waits = rates.iter().filter_map(|(bucket, amount)| Some(bucket.as_ref()?.take(*amount, now)));
+            let wait = waits.max().unwrap_or_default();
+            if !wait.is_zero() {
+                tokio::time::sleep(wait).await;
+                self.alive()?;
+            }
+            let is_probe = leave.is_probe();
+            if is_probe || self.breaker.closed(Instant::now()).is_none() {
+                let (leave, since) = (Some(leave), Instant::now());
+                return Ok(Pass { gate: self, leave, is_probe, tokens, since, _place: place });
+            }
+            // The server was left alone while this request waited for its turn.
+            self.give_back(1.0, tokens);
         }
-        let leave = self.breaker.admit().await;
-        let now = Instant::now();
-        let rates = [(&self.requests, 1.0), (&self.tokens, tokens as f64)];
-        let wait =
-            rates.iter().filter_map(|(bucket, amount)| Some(bucket.as_ref()?.take(*amount, now))).max();
-        if let Some(wait) = wait.filter(|wait| !wait.is_zero()) {
-            tokio::time::sleep(wait).await;
-        }
-        while let Some(until) = paused() {
-            tokio::time::sleep_until(until.into()).await;
-        }
-        self.alive()?;
-        Ok(Pass { gate: self, leave, tokens, _permit: permit })
     }
 
-    fn alive(&self) -> Result<(), Shut> {
+    /// Gives back to the rates what was not used.
+    fn give_back(&self, requests: f64, tokens: f64) {
+        for (bucket, amount) in [(&self.requests, requests), (&self.tokens, tokens)] {
+            if let Some(bucket) = bucket {
+                bucket.give(amount);
+            }
+        }
+    }
+
+    /// Whether the teacher can be of use.
+    pub(super) fn alive(&self) -> Result<(), Shut> {
         match &self.lock().dead {
             Some(why) => Err(Shut::Dead(why.clone())),
             None => Ok(()),
@@ -178,18 +180,39 @@ impl Gate {
     }
 
     /// Gives the teacher up.
-    pub(super) fn give_up(&self, why: String) {
+    fn give_up(&self, why: String) {
         self.lock().dead.get_or_insert(why);
     }
 
-    fn pause(&self, wait: Duration) {
-        let until = Instant::now() + wait;
+    /// Whether a failure may be the teacher's whatever it is asked, which is given up if it is sure. `is_first`: this request has
+    /// not failed so before.
+    fn is_to_blame(&self, failure: &Failure, is_first: bool) -> bool {
+        let refused = failure.kind == FailureKind::Rejected || failure.kind.is_fatal();
+        if !refused || failure.again {
+            return false;
+        }
+        let is_new = self.answered.load(Ordering::Relaxed) == 0;
         let mut state = self.lock();
-        state.paused = Some(state.paused.map_or(until, |paused| paused.max(until)));
+        let times = match &state.refusal {
+            // One request that is refused again says nothing new while others may yet be answered.
+            Some((said, times)) if *said == failure.message => {
+                times + u32::from(is_first || self.window.at_most_one())
+            }
+            _ => 1,
+        };
+        state.refusal = Some((failure.message.clone(), times));
+        drop(state);
+        if failure.kind.is_fatal() && is_new {
+            self.give_up(failure.message.clone());
+        } else if times >= REFUSALS && (is_new || failure.kind.is_fatal()) {
+            self.give_up(format!("it refuses every request: {}", failure.message));
+        }
+        is_new
     }
 
     pub(super) fn count_answer(&self) {
         self.answered.fetch_add(1, Ordering::Relaxed);
+        self.lock().refusal = None;
     }
 
     pub(super) fn count_failure(&self, for_good: bool) {
@@ -198,14 +221,12 @@ impl Gate {
 
     /// What the teacher did so far.
     pub fn report(&self) -> GateReport {
-        let state = self.lock();
-        let now = Instant::now();
-        let waits = if state.dead.is_some() {
-            Some("given up")
-        } else if self.breaker.is_open(now) {
-            Some("left alone")
-        } else {
-            state.paused.filter(|until| *until > now).map(|_| "asked to wait")
+        let closed = self.breaker.closed(Instant::now());
+        let waits = match (self.alive(), closed) {
+            (Err(_), _) => Some("given up"),
+            (Ok(()), Some(Closed::Ill)) => Some("left alone"),
+            (Ok(()), Some(Closed::Asked)) => Some("asked to wait"),
+            (Ok(()), None) => None,
         };
         GateReport {
             label: self.config.label(),
@@ -219,33 +240,57 @@ impl Gate {
 }
 
 impl Pass<'_> {
+    /// Whether the request tries a server that was left alone.
     pub(super) fn is_probe(&self) -> bool {
-        self.leave.is_probe()
+        self.is_probe
     }
 
-    /// Tells what became of the request, and how many tokens it used.
-    pub(super) fn done(self, result: Result<(), &Failure>, used: Option<u64>) {
-        if let (Some(bucket), Some(used)) = (&self.gate.tokens, used) {
-            bucket.give(self.tokens.saturating_sub(used) as f64, Instant::now());
-        }
-        let health = match result {
-            Ok(()) => Health::Well,
-            Err(failure) if failure.kind.is_outage() => Health::Ill,
-            Err(failure) if failure.kind == FailureKind::RateLimited => Health::Unknown,
+    /// Tells that an answer came, and how many tokens it used.
+    pub(super) fn answered(mut self, used: Option<u64>) {
+        self.gate.window.answered();
+        self.done(Health::Well, None, used);
+    }
+
+    /// Tells that the request failed, and how many tokens it used. True if it may be the teacher's fault whatever it is asked.
+    pub(super) fn failed(mut self, failure: &Failure, used: Option<u64>, is_first: bool) -> bool {
+        let gate = self.gate;
+        let (health, pause) = match failure.kind {
+            FailureKind::RateLimited => (Health::Unknown, Some(self.pause(failure))),
+            kind if kind.is_outage() => (Health::Ill, failure.retry_after),
             // It works, and does not like the request.
-            Err(_) => Health::Well,
+            _ => (Health::Well, failure.retry_after),
         };
-        if let Err(failure) = result {
-            if let Some(wait) = failure.retry_after {
-                self.gate.pause(wait);
-            }
-            if failure.kind.is_fatal() {
-                self.gate.give_up(failure.message.clone());
-            }
+        let is_to_blame = gate.is_to_blame(failure, is_first);
+        if self.done(health, pause, used) {
+            gate.give_up(format!("it has not answered for long: {}", failure.message));
         }
-        if self.leave.done(health) {
-            let why = result.err().map_or(String::new(), |failure| failure.message.clone());
-            self.gate.give_up(format!("it has not been well for long: {why}"));
+        is_to_blame
+    }
+
+    /// The pause after a refusal for asking too much: what the server names, and more where that did not help.
+    fn pause(&self, failure: &Failure) -> Duration {
+        let times = self.gate.window.refused(self.since);
+        let (first, longest) = self.gate.backoff;
+        match failure.retry_after {
+            Some(named) if times == 1 => named,
+            Some(named) => named.max(backoff(times - 1, first, longest)),
+            None => backoff(times, first, longest),
+        }
+    }
+
+    /// True if the teacher should be given up.
+    fn done(&mut self, health: Health, pause: Option<Duration>, used: Option<u64>) -> bool {
+        if let Some(used) = used {
+            self.gate.give_back(0.0, self.tokens - used as f64);
+        }
+        self.leave.take().is_some_and(|leave| leave.done(health, pause))
+    }
+}
+
+impl Drop for Pass<'_> {
+    fn drop(&mut self) {
+        if self.leave.is_some() {
+            self.gate.give_back(1.0, self.tokens);
         }
     }
 }

@@ -7,8 +7,11 @@ mod choose;
 mod engine;
 mod gate;
 mod strategy;
+mod tries;
+mod window;
+mod worst;
 
-pub use choose::{Tester, UNVERIFIED, Verdict};
+pub use choose::{Tester, UNVERIFIED, Verdict, chooses};
 pub use engine::{Asked, Engine, Unanswered};
 pub use gate::{Gate, GateReport};
 pub use strategy::{Unit, outcomes_a_prompt, solve};

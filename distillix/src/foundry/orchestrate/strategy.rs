@@ -2,6 +2,7 @@
 
 use super::choose::{self, Candidate, Choice, Tester};
 use super::engine::{Asked, Engine, Unanswered};
+use super::tries::Tries;
 use crate::foundry::config::{FoundryConfig, Strategy};
 use crate::foundry::prompts::Prompt;
 use crate::foundry::store::{Key, Outcome, Stored};
@@ -13,8 +14,6 @@ use std::time::Duration;
 /// One sample of one prompt.
 #[derive(Clone, Debug)]
 pub struct Unit {
-    /// The prompt's place in the order.
-    pub position: u64,
     /// The prompt.
     pub prompt: Prompt,
     /// Which of its samples.
@@ -26,10 +25,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 
 /// The number of outcomes that a prompt has: what is settled, stored and output by itself.
 pub fn outcomes_a_prompt(config: &FoundryConfig) -> u32 {
-    match config.strategy {
-        Strategy::BestOfN | Strategy::Consensus => 1,
-        _ => config.samples,
-    }
+    if choose::chooses(config.strategy) { 1 } else { config.samples }
 }
 
 /// Brings one sample of a prompt to its end, and runs the prompt's tests on what is kept. `teachers` is how many of the engine's gates answer; the judge's may follow.
@@ -40,7 +36,7 @@ pub async fn solve(
     engine: &Engine,
     teachers: usize,
     judge: Option<usize>,
-    tester: &Tester,
+    tester: &dyn Tester,
     unit: &Unit,
 ) -> Result<Outcome, Unanswered> {
     let mut outcome = answers(engine, teachers, judge, tester, unit).await?;
@@ -52,7 +48,7 @@ pub async fn solve(
             else {
                 continue;
             };
-            if let Some(verdict) = tester(&unit.prompt, &text).await.map_err(Unanswered::Store)? {
+            if let Some(verdict) = tester.test(&unit.prompt, &text).await.map_err(Unanswered::Store)? {
                 checks.insert("tests".to_owned(), Value::from(verdict));
             }
         }
@@ -64,7 +60,7 @@ async fn answers(
     engine: &Engine,
     teachers: usize,
     judge: Option<usize>,
-    tester: &Tester,
+    tester: &dyn Tester,
     unit: &Unit,
 ) -> Result<Outcome, Unanswered> {
     let config = &engine.config;
@@ -77,13 +73,15 @@ async fn answers(
             .collect(),
         sampling: config.sampling(sample),
     };
-    let turn = unit.position.wrapping_mul(u64::from(outcomes_a_prompt(config))) + u64::from(unit.sample);
+    // The prompt's text says whose turn is first, not its place: equal prompts ask the same teachers, in whatever order they come.
+    let first = Key::of("turn", &request(0).messages).map_err(Unanswered::Store)?.number();
+    let turn = |sample: u32| (first.wrapping_add(u64::from(sample)) % teachers as u64) as usize;
     let one = |gate| answer_of(engine, gate, request(unit.sample), unit.sample);
     match config.strategy {
         Strategy::One => one(0).await,
         Strategy::RoundRobin => {
             let gate = earlier(engine, teachers, &request(unit.sample), unit.sample)?;
-            one(gate.unwrap_or((turn % teachers as u64) as usize)).await
+            one(gate.unwrap_or(turn(unit.sample))).await
         }
         Strategy::Weighted => {
             let request = request(unit.sample);
@@ -100,9 +98,7 @@ async fn answers(
             Ok(outcome(kept.into_iter().map(|asked| asked.key).collect(), failures))
         }
         Strategy::BestOfN => {
-            let first = unit.position as usize;
-            let all =
-                (0..config.samples).map(|i| asked(engine, (first + i as usize) % teachers, request(i), i));
+            let all = (0..config.samples).map(|i| asked(engine, turn(i), request(i), i));
             let (candidates, failures) = split(join_all(all).await)?;
             chosen(engine, judge, tester, unit, candidates, failures).await
         }
@@ -111,14 +107,14 @@ async fn answers(
                 .flat_map(|gate| (0..config.samples).map(move |i| (gate, i)))
                 .map(|(gate, i)| asked(engine, gate, request(i), i));
             let (candidates, failures) = split(join_all(all).await)?;
-            chosen(engine, None, tester, unit, candidates, failures).await
+            chosen(engine, judge, tester, unit, candidates, failures).await
         }
     }
 }
 
 /// The future of an owned request.
 async fn asked(engine: &Engine, gate: usize, request: Request, sample: u32) -> Result<Asked, Unanswered> {
-    engine.ask(gate, &request, sample, true).await
+    engine.ask(gate, &request, sample, &mut Tries::patient()).await
 }
 
 async fn answer_of(
@@ -127,7 +123,7 @@ async fn answer_of(
     request: Request,
     sample: u32,
 ) -> Result<Outcome, Unanswered> {
-    let (kept, failures) = split([engine.ask(gate, &request, sample, true).await])?;
+    let (kept, failures) = split([engine.ask(gate, &request, sample, &mut Tries::patient()).await])?;
     Ok(outcome(kept.into_iter().map(|asked| asked.key).collect(), failures))
 }
 
@@ -152,8 +148,8 @@ fn split(
     Ok((answers, failures))
 }
 
-/// The teacher that was asked this in an earlier run: what was chosen then is chosen again, though the order of the prompts may
-/// have changed.
+/// The teacher that was asked this in an earlier run: what was chosen then is chosen again, though there may be other teachers or
+/// weights now.
 fn earlier(
     engine: &Engine,
     teachers: usize,
@@ -183,7 +179,8 @@ fn weighted(engine: &Engine, teachers: usize, request: &Request, sample: u32) ->
     Ok(teachers - 1)
 }
 
-/// The first teacher that answers. One that is left alone for now is passed over.
+/// The first teacher that answers. One that is left alone for now, or has failed twice, is passed over until the others have been
+/// asked.
 async fn fallback(
     engine: &Engine,
     teachers: usize,
@@ -197,10 +194,11 @@ async fn fallback(
             return Ok(outcome(vec![key], Vec::new()));
         }
     }
+    let mut tries: Vec<Tries> = (0..teachers).map(|_| Tries::impatient()).collect();
     loop {
         let (mut failure, mut busy, mut dead) = (None, false, None);
-        for gate in 0..teachers {
-            match engine.ask(gate, request, sample, false).await {
+        for (gate, tries) in tries.iter_mut().enumerate() {
+            match engine.ask(gate, request, sample, tries).await {
                 Ok(asked) => return Ok(outcome(vec![asked.key], Vec::new())),
                 Err(Unanswered::Failed(why)) => failure = Some(why),
                 Err(Unanswered::Busy) => busy = true,
@@ -224,7 +222,7 @@ async fn fallback(
 async fn chosen(
     engine: &Engine,
     judge: Option<usize>,
-    tester: &Tester,
+    tester: &dyn Tester,
     unit: &Unit,
     candidates: Vec<Asked>,
     failures: Vec<Failure>,

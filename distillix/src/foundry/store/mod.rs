@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
@@ -30,7 +30,7 @@ use writer::{Ended, Job, Who, Work};
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    jobs: Option<SyncSender<Job>>,
+    jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     /// Looks up answers; the writer's transactions do not hold it up.
     lookup: Mutex<Connection>,
@@ -140,7 +140,6 @@ impl Store {
         let (done, written) = oneshot::channel();
         let gone = || anyhow!("the store {} is closed", self.path.display());
         let jobs = self.jobs.as_ref().ok_or_else(gone)?;
-        // The queue is longer than there can be requests under way, so this does not block.
         jobs.send(Job { work, done }).map_err(|_| gone())?;
         let written = written.await.map_err(|_| gone())?;
         written.map_err(|why| anyhow!("cannot write the store {}: {why}", self.path.display()))
@@ -231,7 +230,8 @@ impl Store {
         Ok((count as u64, copies))
     }
 
-    /// Prompts after `position` that have fewer than `samples` outcomes, in order; at most `most`.
+    /// Prompts after `position` that have fewer than `samples` outcomes, in order; at most `most`. Of those that have the same
+    /// content, whose outcomes are the same, only the first.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -308,19 +308,11 @@ fn settle_lost(connection: &Connection) -> rusqlite::Result<()> {
         )?;
         let mut rows = lost.query([])?;
         while let Some(row) = rows.next()? {
-            transaction.execute(
-                "INSERT INTO spending VALUES(?1, ?2, ?3, 0, ?4, ?5, ?6, ?3) ON CONFLICT DO UPDATE SET
-                 requests = requests + excluded.requests, input = input + excluded.input, output = output + excluded.output,
-                 cost = cost + excluded.cost, assumed = assumed + excluded.assumed",
-                params![
-                    row.get::<_, String>(0)?,
-                    row.get::<_, String>(1)?,
-                    row.get::<_, i64>(2)?,
-                    row.get::<_, i64>(3)?,
-                    row.get::<_, i64>(4)?,
-                    row.get::<_, f64>(5)?
-                ],
-            )?;
+            let count = |at: usize| row.get::<_, i64>(at).map(|n| n as u64);
+            let who = Who { teacher: row.get(0)?, model: row.get(1)? };
+            let amount =
+                Amount { requests: count(2)?, input: count(3)?, output: count(4)?, cost: row.get(5)? };
+            writer::spend(&transaction, &who, amount, amount.requests, 0)?;
         }
     }
     transaction.execute("DELETE FROM flights", [])?;

@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 pub struct StoredPrompt {
     /// Its place in the order, from 0.
     pub position: i64,
-    /// Its id.
-    pub id: String,
     /// What its outcomes are found by.
     pub content: Key,
+    /// Prompts that have the same content, itself included.
+    pub copies: u64,
     /// The prompt.
     pub prompt: Prompt,
 }
@@ -93,11 +93,6 @@ impl StoreReader {
     /// When there is none.
     pub fn open(path: &Path) -> Result<Self> {
         Ok(StoreReader { connection: schema::open_to_read(path)?, path: path.to_owned() })
-    }
-
-    /// The file.
-    pub fn path(&self) -> &Path {
-        &self.path
     }
 
     /// Reads a fact about the store.
@@ -224,14 +219,17 @@ pub(super) fn open_prompts(
     most: usize,
 ) -> Result<Vec<StoredPrompt>> {
     let mut query = connection.prepare_cached(
-        "SELECT position, id, content, body FROM prompts p WHERE position > ?1
-         AND (SELECT count(*) FROM outcomes o WHERE o.content = p.content) < ?2 ORDER BY position LIMIT ?3",
+        "SELECT position, content, (SELECT count(*) FROM prompts q WHERE q.content = p.content), body FROM prompts p
+         WHERE position > ?1 AND (SELECT count(*) FROM outcomes o WHERE o.content = p.content) < ?2
+         AND NOT EXISTS (SELECT 1 FROM prompts q WHERE q.content = p.content AND q.position < p.position)
+         ORDER BY position LIMIT ?3",
     )?;
     let mut rows = query.query(params![position, samples, most as i64])?;
     let mut prompts = Vec::new();
     while let Some(row) = rows.next()? {
         let prompt = serde_json::from_str(row.get_ref(3)?.as_str()?)?;
-        prompts.push(StoredPrompt { position: row.get(0)?, id: row.get(1)?, content: row.get(2)?, prompt });
+        let copies = row.get::<_, i64>(2)? as u64;
+        prompts.push(StoredPrompt { position: row.get(0)?, content: row.get(1)?, copies, prompt });
     }
     Ok(prompts)
 }

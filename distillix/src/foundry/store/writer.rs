@@ -7,7 +7,7 @@ use crate::foundry::teacher::{Answer, Failure};
 use rusqlite::{Connection, params};
 use serde_json::Value;
 use std::io::Write;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 
@@ -44,8 +44,9 @@ pub(super) enum Ended {
 }
 
 /// Starts the thread. It ends when all senders are gone.
-pub(super) fn start(mut connection: Connection) -> std::io::Result<(SyncSender<Job>, JoinHandle<()>)> {
-    let (sender, receiver) = sync_channel(4 * BATCH);
+pub(super) fn start(mut connection: Connection) -> std::io::Result<(Sender<Job>, JoinHandle<()>)> {
+    // No longer than there are tasks, since each waits until its write is done.
+    let (sender, receiver) = channel();
     let thread = std::thread::Builder::new().name("foundry-store".into()).spawn(move || {
         while let Some(jobs) = next(&receiver) {
             let written = write(&mut connection, &jobs).map_err(|error| error.to_string());
@@ -84,7 +85,8 @@ fn write(connection: &mut Connection, jobs: &[Job]) -> rusqlite::Result<()> {
             }
             Work::End { flight, who, spent, assumed, result } => {
                 transaction.prepare_cached("DELETE FROM flights WHERE id = ?1")?.execute([flight])?;
-                spend(&transaction, who, *spent, *assumed, matches!(result, Ended::Answered(..)))?;
+                let answered = matches!(result, Ended::Answered(..));
+                spend(&transaction, who, *spent, u64::from(*assumed), u64::from(answered))?;
                 end(&transaction, who, result)?;
             }
             Work::Outcome { content, sample, outcome } => {
@@ -105,13 +107,13 @@ fn write(connection: &mut Connection, jobs: &[Job]) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Adds to what was spent on a teacher.
+/// Adds to what was spent on a teacher: `assumed` of the requests at their worst case, `answered` with an answer.
 pub(super) fn spend(
     connection: &Connection,
     who: &Who,
     spent: Amount,
-    assumed: bool,
-    answered: bool,
+    assumed: u64,
+    answered: u64,
 ) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
@@ -123,11 +125,11 @@ pub(super) fn spend(
             who.teacher,
             who.model,
             integer(spent.requests),
-            i64::from(answered),
+            integer(answered),
             integer(spent.input),
             integer(spent.output),
             spent.cost,
-            i64::from(assumed)
+            integer(assumed)
         ])?;
     Ok(())
 }

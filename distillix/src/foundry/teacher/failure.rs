@@ -15,17 +15,32 @@ pub struct Failure {
     pub retry_after: Option<Duration>,
     /// What the request may have cost all the same.
     pub spent: Spent,
+    /// The teacher will ask in another way the next time, which can be at once.
+    pub again: bool,
 }
 
-/// What a failed request used.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What a request used.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Spent {
     /// The server refused it before any work.
     Nothing,
     /// The server may have worked: the worst case is assumed.
+    #[default]
     Unknown,
     /// The server counted.
     Known(Usage, Option<f64>),
+}
+
+impl Spent {
+    /// Tokens, where the server counted.
+    pub(super) fn usage(self) -> Option<Usage> {
+        if let Spent::Known(usage, _) = self { Some(usage) } else { None }
+    }
+
+    /// Money, where the server said how much.
+    pub(super) fn cost(self) -> Option<f64> {
+        if let Spent::Known(_, cost) = self { cost } else { None }
+    }
 }
 
 /// Kinds of failures.
@@ -97,11 +112,12 @@ impl FailureKind {
     }
 
     /// How often such a request is sent again, if what may pass is retried `retries` times. An answer that is no use as a
-    /// text has been paid for, and is likely to come again.
+    /// text has been paid for, and is likely to come again. A refusal for asking too often says nothing of the request, and is
+    /// not counted.
     pub fn retries(self, retries: u32) -> u32 {
         match self {
-            FailureKind::RateLimited
-            | FailureKind::ServerError
+            FailureKind::RateLimited => u32::MAX,
+            FailureKind::ServerError
             | FailureKind::Timeout
             | FailureKind::Connection
             | FailureKind::BadAnswer => retries,
@@ -124,7 +140,7 @@ impl FailureKind {
         )
     }
 
-    /// Whether every other request to this teacher would fail in the same way.
+    /// Whether every other request to this teacher would fail in the same way, as long as it has not answered any.
     pub fn is_fatal(self) -> bool {
         matches!(self, FailureKind::Unauthorized | FailureKind::NotFound)
     }
@@ -133,7 +149,13 @@ impl FailureKind {
 impl Failure {
     /// A failure that may have cost something.
     pub fn new(kind: FailureKind, message: impl AsRef<str>) -> Self {
-        Failure { kind, message: printable(message.as_ref()), retry_after: None, spent: Spent::Unknown }
+        Failure {
+            kind,
+            message: printable(message.as_ref()),
+            retry_after: None,
+            spent: Spent::Unknown,
+            again: false,
+        }
     }
 
     /// The same, with what it cost.
@@ -141,18 +163,23 @@ impl Failure {
         Failure { spent, ..self }
     }
 
-    /// The failure that an HTTP status stands for.
+    /// The failure that an HTTP status stands for. A refusal costs nothing; a server that failed may have worked before.
     pub fn of_status(status: u16, message: &str) -> Self {
         let kind = match status {
             429 => FailureKind::RateLimited,
-            401..=403 => FailureKind::Unauthorized,
+            // A 403 may be about this one prompt.
+            401 | 402 => FailureKind::Unauthorized,
             404 | 405 | 410 => FailureKind::NotFound,
             408 => FailureKind::Timeout,
             409 | 425 | 500.. => FailureKind::ServerError,
             300..=399 => FailureKind::NotFound,
             _ => FailureKind::Rejected,
         };
-        Failure::new(kind, format!("HTTP {status}: {message}")).spent(Spent::Nothing)
+        let spent = match status {
+            300..=405 | 410 | 413 | 422 | 429 => Spent::Nothing,
+            _ => Spent::Unknown,
+        };
+        Failure::new(kind, format!("HTTP {status}: {message}")).spent(spent)
     }
 }
 
@@ -179,10 +206,17 @@ mod tests {
     #[test]
     fn statuses_say_what_to_do() {
         let kind = |status| Failure::of_status(status, "").kind;
-        assert!(kind(429).retries(5) == 5 && !kind(429).is_outage());
+        assert!(kind(429) == FailureKind::RateLimited && !kind(429).is_outage());
         assert!(kind(503).retries(5) == 5 && kind(503).is_outage());
         assert!(kind(401).is_fatal() && kind(404).is_fatal() && kind(301).is_fatal());
-        assert!(kind(400).retries(5) == 0 && !kind(400).is_fatal());
+        for status in [400, 403, 413, 422] {
+            assert!(kind(status).retries(5) == 0 && !kind(status).is_fatal());
+        }
+        for (status, spent) in
+            [(400, Spent::Nothing), (429, Spent::Nothing), (408, Spent::Unknown), (502, Spent::Unknown)]
+        {
+            assert_eq!(Failure::of_status(status, "").spent, spent);
+        }
     }
 
     #[test]

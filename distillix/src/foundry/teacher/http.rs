@@ -1,6 +1,6 @@
 //! HTTP with JSON: bounded in time and size, errors as [`Failure`]s, and no credentials in any of them.
 
-use super::{Failure, FailureKind, Secret, Spent};
+use super::{Failure, FailureKind, Secret, Spent, counted};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, Response, Url};
@@ -127,13 +127,22 @@ impl Http {
         }
         let retry_after =
             response.headers().get(RETRY_AFTER).and_then(|value| retry_after(value, SystemTime::now()));
+        let body = match read(response, 1 << 16).await {
+            Ok(body) => body,
+            Err((body, _)) => body,
+        };
         let message = if status.is_redirection() {
             "the server points to another address, which is not followed".to_owned()
         } else {
-            let body = read(response, 1 << 16).await.map_err(|error| error.0).unwrap_or_default();
             error_message(&body).unwrap_or_else(|| status.canonical_reason().unwrap_or("").to_owned())
         };
-        Err(Failure { retry_after, ..Failure::of_status(status.as_u16(), &self.blot(&message)) })
+        let failure = Failure::of_status(status.as_u16(), &self.blot(&message));
+        // What the server counted is known better than what a status says.
+        let spent = match serde_json::from_slice(&body).map_or(Spent::Unknown, |body| counted(&body)) {
+            Spent::Unknown => failure.spent,
+            counted => counted,
+        };
+        Err(Failure { retry_after, spent, ..failure })
     }
 
     /// The JSON of a response, if it is that and has at most `limit` bytes.

@@ -22,8 +22,9 @@ pub trait Teacher: Send + Sync {
     /// The models that the server offers.
     fn offers(&self) -> BoxFuture<'_, Result<Vec<Offer>, Failure>>;
 
-    /// Asks once. The caller bounds the time; a future that is dropped stops the server's work where the protocol can.
-    fn ask<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Answer, Failure>>;
+    /// Asks once, for an answer of at most `longest` tokens. The caller bounds the time; a future that is dropped stops the
+    /// server's work where the protocol can.
+    fn ask<'a>(&'a self, request: &'a Request, longest: u32) -> BoxFuture<'a, Result<Answer, Failure>>;
 
     /// Waits for what is still to be tidied up on the server.
     fn close(&self) -> BoxFuture<'_, ()> {
@@ -106,6 +107,23 @@ pub struct Usage {
     pub output: u64,
 }
 
+/// What a server counted, in the form of OpenAI's API: `usage` of a whole answer, of its last piece or of an error.
+fn counted(value: &Value) -> Spent {
+    let count = |key: &str| value.get("usage")?.get(key)?.as_u64();
+    match count("prompt_tokens").zip(count("completion_tokens")) {
+        Some((input, output)) => {
+            let cost = value.pointer("/usage/cost").and_then(Value::as_f64).filter(|cost| *cost >= 0.0);
+            Spent::Known(Usage { input, output }, cost)
+        }
+        None => Spent::Unknown,
+    }
+}
+
+/// The most bytes that an answer of so many tokens can have: a token is a few bytes, with what JSON and events put around each.
+fn most_bytes(tokens: u32, top_logprobs: u32) -> usize {
+    (1 << 20) + tokens as usize * (1024 + 160 * top_logprobs as usize)
+}
+
 /// What came back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
@@ -126,7 +144,7 @@ pub struct Answer {
 pub struct Offer {
     /// Its name, as in `--teacher`.
     pub model: String,
-    /// What it costs.
+    /// What it costs, if the server knows.
     pub price: Option<Price>,
     /// Most tokens of prompt and answer together.
     pub context: Option<u64>,

@@ -2,13 +2,23 @@
 //! `/completions` and `/models` below a base address.
 
 use super::http::{Auth, Http, too_large};
-use super::{Answer, Failure, FailureKind, Offer, Request, Secret, Spent, Teacher, Usage, checked};
+use super::{
+    Answer, Failure, FailureKind, Offer, Request, Secret, Spent, Teacher, checked, counted, most_bytes,
+};
 use crate::foundry::config::{Api, Price, TeacherConfig};
 use anyhow::Result;
 use futures::future::BoxFuture;
 use reqwest::Method;
 use serde_json::{Map, Value, json};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+
+/// How long the end of a stream is waited for whose answer is whole.
+const END: Duration = Duration::from_millis(100);
+
+/// The two names of the longest answer in a request: newer models of OpenAI's refuse the older one.
+const LIMIT: &str = "max_tokens";
+const NEWER_LIMIT: &str = "max_completion_tokens";
 
 #[derive(Debug)]
 pub(super) struct OpenAi {
@@ -17,6 +27,8 @@ pub(super) struct OpenAi {
     api: Api,
     stream: bool,
     extra: Map<String, Value>,
+    /// The server wants the longest answer under the newer of its two names.
+    newer_limit: AtomicBool,
 }
 
 impl OpenAi {
@@ -32,6 +44,7 @@ impl OpenAi {
             api: config.api,
             stream: config.stream,
             extra: config.extra.clone(),
+            newer_limit: AtomicBool::new(false),
         })
     }
 
@@ -48,7 +61,7 @@ impl OpenAi {
             "model": self.model,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "max_tokens": sampling.max_tokens,
+            LIMIT: sampling.max_tokens,
         });
         match self.api {
             Api::Chat => body["messages"] = json!(request.messages),
@@ -83,24 +96,37 @@ impl OpenAi {
                     keys.insert(key.clone(), value.clone());
                 }
             }
+            if self.newer_limit.load(Ordering::Relaxed)
+                && let Some(limit) = keys.shift_remove(LIMIT)
+            {
+                keys.entry(NEWER_LIMIT).or_insert(limit);
+            }
         }
         body
     }
 
-    /// The most bytes that an answer can have: a token is a few bytes, with what JSON and events put around each.
-    fn limit(request: &Request) -> usize {
-        let tokens = request.sampling.max_tokens as usize;
-        (1 << 20) + tokens * (1024 + 160 * request.sampling.top_logprobs as usize)
+    /// Asks, and learns from a refusal of `max_tokens` that names `max_completion_tokens`.
+    async fn exchange(&self, request: &Request, longest: u32) -> Result<Answer, Failure> {
+        let body = self.body(request);
+        let limit = most_bytes(longest, request.sampling.top_logprobs);
+        let answer =
+            if self.stream { self.streamed(&body, limit).await } else { self.whole(&body, limit).await };
+        answer.map_err(|failure| {
+            let again = failure.kind == FailureKind::Rejected
+                && failure.message.contains(NEWER_LIMIT)
+                && body.get(LIMIT).is_some();
+            if again {
+                self.newer_limit.store(true, Ordering::Relaxed);
+            }
+            Failure { again, ..failure }
+        })
     }
 
-    async fn whole(&self, request: &Request) -> Result<Answer, Failure> {
-        let body = self.body(request);
-        let response = self.http.send(Method::POST, self.path(), Some(&body), "application/json").await?;
-        let mut value = self.http.json(response, Self::limit(request)).await?;
+    async fn whole(&self, body: &Value, limit: usize) -> Result<Answer, Failure> {
+        let response = self.http.send(Method::POST, self.path(), Some(body), "application/json").await?;
+        let mut value = self.http.json(response, limit).await?;
         self.error_within(&value)?;
-        let usage = usage(&value);
-        let cost = value.pointer("/usage/cost").and_then(Value::as_f64);
-        let spent = usage.map_or(Spent::Unknown, |usage| Spent::Known(usage, cost));
+        let spent = counted(&value);
         let Some(choice) = value.pointer_mut("/choices/0").map(Value::take) else {
             return Err(Failure::new(FailureKind::BadAnswer, "the answer has no choices").spent(spent));
         };
@@ -112,21 +138,20 @@ impl OpenAi {
         Ok(Answer {
             text: checked(text, spent)?,
             finish: finish(&choice).unwrap_or("stop").to_owned(),
-            usage,
-            cost,
+            usage: spent.usage(),
+            cost: spent.cost(),
             logprobs: choice.get("logprobs").filter(|value| !value.is_null()).cloned(),
         })
     }
 
-    async fn streamed(&self, request: &Request) -> Result<Answer, Failure> {
-        let body = self.body(request);
-        let mut response =
-            self.http.send(Method::POST, self.path(), Some(&body), "text/event-stream").await?;
+    async fn streamed(&self, body: &Value, limit: usize) -> Result<Answer, Failure> {
+        let mut response = self.http.send(Method::POST, self.path(), Some(body), "text/event-stream").await?;
         self.http.content_type(&response, "event-stream")?;
-        let limit = Self::limit(request);
         let mut pieces = Pieces::default();
         let (mut line, mut size) = (Vec::new(), 0);
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.http.failure(&error))? {
+        while !pieces.done
+            && let Some(chunk) = response.chunk().await.map_err(|error| self.http.failure(&error))?
+        {
             size += chunk.len();
             if size > limit {
                 return Err(too_large(limit));
@@ -140,8 +165,13 @@ impl OpenAi {
                 }
             }
         }
-        self.event(&line, &mut pieces)?;
-        let spent = pieces.usage.map_or(Spent::Unknown, |usage| Spent::Known(usage, pieces.cost));
+        if pieces.done {
+            // A connection whose response was read to its end can be used again; a server that does not end it is not waited for.
+            let _ = tokio::time::timeout(END, response.chunk()).await;
+        } else {
+            self.event(&line, &mut pieces)?;
+        }
+        let spent = pieces.spent;
         // Without either, the connection ended in the middle.
         if !pieces.done && pieces.finish.is_none() {
             let message = "the stream of the answer ended early";
@@ -151,8 +181,8 @@ impl OpenAi {
         Ok(Answer {
             text: checked(pieces.text, spent)?,
             finish: pieces.finish.unwrap_or_else(|| "stop".to_owned()),
-            usage: pieces.usage,
-            cost: pieces.cost,
+            usage: spent.usage(),
+            cost: spent.cost(),
             logprobs: pieces.legacy_logprobs.or(logprobs),
         })
     }
@@ -196,8 +226,7 @@ impl OpenAi {
             _ => Failure::new(FailureKind::ServerError, message),
         };
         // A server that took the request may have worked on it.
-        let spent = usage(value).map_or(Spent::Unknown, |usage| Spent::Known(usage, None));
-        Err(failure.spent(spent))
+        Err(failure.spent(counted(value)))
     }
 }
 
@@ -206,8 +235,7 @@ impl OpenAi {
 struct Pieces {
     text: String,
     finish: Option<String>,
-    usage: Option<Usage>,
-    cost: Option<f64>,
+    spent: Spent,
     logprobs: Vec<Value>,
     legacy_logprobs: Option<Value>,
     done: bool,
@@ -215,9 +243,8 @@ struct Pieces {
 
 impl Pieces {
     fn add(&mut self, value: &Value, api: Api) {
-        if let Some(usage) = usage(value) {
-            self.usage = Some(usage);
-            self.cost = value.pointer("/usage/cost").and_then(Value::as_f64);
+        if let spent @ Spent::Known(..) = counted(value) {
+            self.spent = spent;
         }
         let Some(choice) = value.pointer("/choices/0") else { return };
         let text = match api {
@@ -264,10 +291,8 @@ impl Teacher for OpenAi {
         })
     }
 
-    fn ask<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Answer, Failure>> {
-        Box::pin(
-            async move { if self.stream { self.streamed(request).await } else { self.whole(request).await } },
-        )
+    fn ask<'a>(&'a self, request: &'a Request, longest: u32) -> BoxFuture<'a, Result<Answer, Failure>> {
+        Box::pin(self.exchange(request, longest))
     }
 }
 
@@ -285,14 +310,6 @@ fn offer(model: &Value) -> Option<Offer> {
         price: price("prompt").zip(price("completion")).map(|(input, output)| Price { input, output }),
         context: context.iter().find_map(|place| model.pointer(place)?.as_u64()),
         output: None,
-    })
-}
-
-fn usage(value: &Value) -> Option<Usage> {
-    let usage = value.get("usage").filter(|usage| usage.is_object())?;
-    Some(Usage {
-        input: usage.get("prompt_tokens")?.as_u64()?,
-        output: usage.get("completion_tokens")?.as_u64()?,
     })
 }
 

@@ -3,7 +3,9 @@
 //! A message takes no sampling parameters; temperature and the longest answer are settings of the server's agent and model.
 
 use super::http::{Auth, Http};
-use super::{Answer, Failure, FailureKind, Offer, Request, Secret, Spent, Teacher, Usage, checked};
+use super::{
+    Answer, Failure, FailureKind, Offer, Request, Secret, Spent, Teacher, Usage, checked, most_bytes,
+};
 use crate::foundry::config::{Price, TeacherConfig};
 use anyhow::{Context, Result};
 use futures::future::BoxFuture;
@@ -87,7 +89,7 @@ impl OpenCode {
         Ok(self.agent.get_or_try_init(find).await?.as_deref())
     }
 
-    async fn exchange(&self, request: &Request) -> Result<Answer, Failure> {
+    async fn exchange(&self, request: &Request, longest: u32) -> Result<Answer, Failure> {
         let agent = self.agent().await?;
         // Without a title the server asks the model for one.
         let created = self.http.call(Method::POST, "/session", Some(&json!({"title": "distillix"}))).await?;
@@ -112,8 +114,7 @@ impl OpenCode {
         }
         let path = format!("/session/{}/message", session.id);
         let response = self.http.send(Method::POST, &path, Some(&body), "application/json").await?;
-        let limit = (1 << 20) + 1024 * request.sampling.max_tokens as usize;
-        let reply = self.http.json(response, limit).await?;
+        let reply = self.http.json(response, most_bytes(longest, 0)).await?;
         session.answered = true;
         self.answer(&reply)
     }
@@ -215,8 +216,10 @@ impl Teacher for OpenCode {
                     let limit = |key: &str| model.get("limit")?.get(key)?.as_u64().filter(|limit| *limit > 0);
                     offers.push(Offer {
                         model: format!("{id}/{name}"),
+                        // Models of unknown price are listed as free.
                         price: cost("input")
                             .zip(cost("output"))
+                            .filter(|(input, output)| *input > 0.0 || *output > 0.0)
                             .map(|(input, output)| Price { input, output }),
                         context: limit("context"),
                         output: limit("output"),
@@ -227,8 +230,8 @@ impl Teacher for OpenCode {
         })
     }
 
-    fn ask<'a>(&'a self, request: &'a Request) -> BoxFuture<'a, Result<Answer, Failure>> {
-        Box::pin(self.exchange(request))
+    fn ask<'a>(&'a self, request: &'a Request, longest: u32) -> BoxFuture<'a, Result<Answer, Failure>> {
+        Box::pin(self.exchange(request, longest))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

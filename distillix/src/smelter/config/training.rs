@@ -123,7 +123,7 @@ pub struct HealthConfig {
     pub max_flip_share: f64,
     /// Smallest scale γ.
     pub min_gamma: f64,
-    /// Largest share that a layer's γ may fall below its highest.
+    /// Largest share that a layer's γ may fall below its highest after warmup.
     pub max_gamma_fall: f64,
 }
 

@@ -6,7 +6,7 @@ use super::generated::{Example, ExampleGenerator};
 use super::jsonl::answered;
 use super::pack::Plan;
 use super::shard::{Shard, Split};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::sync::Arc;
 
 /// The target of a position that is not trained on.
@@ -43,6 +43,19 @@ pub(super) struct Alphabet {
 }
 
 impl Batch {
+    /// Checks that a model of `vocab` tokens knows those of the batch: a GPU could not refuse them, it would compute NaN.
+    ///
+    /// # Errors
+    /// Names the token.
+    pub fn check_tokens(&self, vocab: usize) -> Result<()> {
+        let unknown = |id: &&i32| usize::try_from(**id).map_or(true, |id| id >= vocab);
+        let targets = self.targets.iter().filter(|target| **target != IGNORE);
+        match self.ids.iter().chain(targets).find(unknown) {
+            Some(id) => bail!("the data has a token {id}, the model only those from 0 to {}", vocab - 1),
+            None => Ok(()),
+        }
+    }
+
     pub(super) fn with_capacity(rows: usize, cols: usize) -> Self {
         let list = || Vec::with_capacity(rows * cols);
         Self { ids: list(), targets: list(), docs: list(), rows, cols, trained_tokens: 0, trained_bytes: 0 }
@@ -172,4 +185,28 @@ impl Rows {
 /// How messages call a source that gave no rows.
 pub(super) fn no_rows(source: &SourceConfig) -> String {
     format!("{} has no documents to train on", source.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_that_a_model_lacks_are_named() {
+        let batch = |ids: [i32; 2], targets: [i32; 2]| Batch {
+            ids: ids.to_vec(),
+            targets: targets.to_vec(),
+            docs: vec![0; 2],
+            rows: 1,
+            cols: 2,
+            ..Batch::default()
+        };
+        assert!(batch([0, 9], [9, IGNORE]).check_tokens(10).is_ok());
+        for (bad, token) in
+            [(batch([0, 10], [9, 9]), "10"), (batch([-1, 0], [9, 9]), "-1"), (batch([0, 0], [-7, 0]), "-7")]
+        {
+            let error = bad.check_tokens(10).expect_err("there is no such token").to_string();
+            assert!(error.contains(&format!("a token {token},")), "{error}");
+        }
+    }
 }
