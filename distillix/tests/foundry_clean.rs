@@ -24,7 +24,7 @@ const RUST: &str =
 
 fn read(paths: &[PathBuf]) -> Vec<Record> {
     let mut records = Vec::new();
-    let source = Source::new(paths, None).expect("opens");
+    let source = Source::new(paths, &[]).expect("opens");
     source
         .read(&mut |raw| {
             records.push(raw.into_record().map_err(|wrong| anyhow::anyhow!("{wrong:?}"))?);
@@ -296,13 +296,29 @@ fn a_stopped_run_keeps_what_it_did() {
     let cleaned = clean_files(&job, &mut pipeline, &stop, |_| {}).expect("stops");
     let partial = cleaned.stopped.expect("stopped");
     assert_eq!(std::fs::read_to_string(&output).expect("reads"), "old");
-    assert_eq!(read(&[rename_to_jsonl(&partial)])[0].body(), Some(PYTHON));
+    assert_eq!(partial, folder.path().join("stopped-out.jsonl"));
+    // Nothing that follows takes it away.
+    drop(SetWriter::create(&output).expect("creates"));
+    assert_eq!(read(&[partial])[0].body(), Some(PYTHON));
 }
 
-fn rename_to_jsonl(path: &Path) -> PathBuf {
-    let renamed = path.with_extension("jsonl.done.jsonl");
-    std::fs::rename(path, &renamed).expect("renames");
-    renamed
+#[test]
+fn files_that_are_being_made_are_not_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name);
+    write(&path("in.jsonl"), &[Record::text("a", PYTHON), Record::text("b", PYTHON)]);
+    for dropped in ["dropped.jsonl", "dropped.jsonl", "out.jsonl"] {
+        let job = Job {
+            inputs: vec![folder.path().to_path_buf()],
+            output: path("out.jsonl"),
+            dropped: Some(path(dropped)),
+        };
+        let mut pipeline = Pipeline::new(&CleanConfig::default()).expect("a pipeline");
+        match clean_files(&job, &mut pipeline, &AtomicBool::new(false), |_| {}) {
+            Ok(cleaned) => assert_eq!((cleaned.report.records, cleaned.report.kept), (2, 1)),
+            Err(error) => assert!(error.to_string().contains("cannot both go to") && dropped == "out.jsonl"),
+        }
+    }
 }
 
 proptest! {

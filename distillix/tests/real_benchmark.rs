@@ -68,7 +68,7 @@ fn every_problem_is_found_and_nothing_else() {
     let problems: Vec<Value> =
         lines.lines().map(|line| serde_json::from_str(&line.expect("reads")).expect("JSON")).collect();
     let mut hosts = Vec::new();
-    let source = Source::new(&[code], None).expect("opens");
+    let source = Source::new(&[code], &[]).expect("opens");
     source
         .read(&mut |raw| {
             hosts.extend(raw.into_record());

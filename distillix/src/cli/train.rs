@@ -237,6 +237,9 @@ enum Record<'a> {
     Warning {
         text: &'a str,
     },
+    LeftOut {
+        text: &'a str,
+    },
     Checkpoint {
         path: String,
     },
@@ -288,6 +291,10 @@ impl Display {
             Event::Planned(plan) => {
                 self.record(&Record::Plan { plan });
                 self.say(plan);
+            }
+            Event::LeftOut(text) => {
+                self.record(&Record::LeftOut { text });
+                self.say(text);
             }
             Event::Data(progress) => {
                 let (stage, total) = (progress.stage, progress.total);

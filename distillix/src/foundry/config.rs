@@ -261,12 +261,13 @@ impl TeacherConfig {
     /// When it has another form.
     pub fn parse(spec: &str, defaults: &TeacherConfig) -> Result<Self> {
         let form = "a teacher is written opencode:URL#PROVIDER/MODEL or openai:URL#MODEL";
-        let (kind, rest) = spec.split_once(':').with_context(|| format!("{spec:?}: {form}"))?;
-        let kind = match kind {
-            "openai" => TeacherKind::Openai,
-            "opencode" => TeacherKind::Opencode,
-            _ => return Err(anyhow!("{kind:?} is no kind of teacher: {form}")),
+        // What was given is not repeated: it may hold a password.
+        let kind = match spec.split_once(':') {
+            Some(("openai", rest)) => Some((TeacherKind::Openai, rest)),
+            Some(("opencode", rest)) => Some((TeacherKind::Opencode, rest)),
+            _ => None,
         };
+        let (kind, rest) = kind.with_context(|| format!("this names no kind of teacher: {form}"))?;
         let (url, model) = rest.split_once('#').unwrap_or((rest, ""));
         let url = url.trim_end_matches('/').to_owned();
         base_url(&url)?;

@@ -1,6 +1,6 @@
 //! From a store to a file: every answer with what the checks say of it, or only those that pass, cleaned.
 
-use super::clean::{CleanConfig, Draft, Fault, Outcome, Pipeline, Report, Stage, Verdict};
+use super::clean::{CleanConfig, Draft, Fault, Outcome, Pipeline, Report, STAGES, Stage, Verdict};
 use super::orchestrate::UNVERIFIED;
 use super::output::SetWriter;
 use super::record::Record;
@@ -23,7 +23,7 @@ pub struct Options {
 /// What was written.
 #[derive(Clone, Debug)]
 pub struct Derived {
-    /// Records in the file.
+    /// Records in the file. Without any, the file is left as it was before.
     pub records: u64,
     /// What the checks found.
     pub report: Report,
@@ -33,9 +33,13 @@ pub struct Derived {
 const BATCH: usize = 512;
 /// Stages that judge a record by those before it: they say nothing of an answer itself.
 const OF_THE_SET: [&str; 2] = ["exact", "near"];
+const SECRETS: &str = "secrets";
 
 /// Writes the answers of a store, in the order of the prompts and then of the samples. The bytes depend on nothing but what is
 /// stored and the options. `observe` is told how many answers were looked at.
+///
+/// Secrets are taken out of every answer, also of those that are written as they came, unless the options say to drop such answers
+/// or to skip that stage.
 ///
 /// # Errors
 /// When the store cannot be read or the file not written.
@@ -50,6 +54,7 @@ pub fn derive(
     if !options.only_clean {
         clean.skip.extend(OF_THE_SET.map(str::to_owned));
     }
+    let mut redaction = Pipeline::new(&only(SECRETS, &clean))?;
     let mut pipeline = Pipeline::new(&clean)?;
     pipeline.push("tests", Box::new(Tests));
     let mut writer = SetWriter::create(output)?;
@@ -59,12 +64,10 @@ pub fn derive(
         let outcomes = if options.only_clean {
             pipeline.clean(std::mem::take(batch)).into_iter().filter_map(kept).collect::<Vec<_>>()
         } else {
-            let outcomes = pipeline.clean(batch.clone());
-            std::mem::take(batch)
-                .into_iter()
-                .zip(outcomes)
-                .map(|(record, outcome)| noted(record, outcome))
-                .collect()
+            let redacted = redaction.clean(std::mem::take(batch)).into_iter().map(Outcome::into_record);
+            let records: Vec<Record> = redacted.collect();
+            let outcomes = pipeline.clean(records.clone());
+            records.into_iter().zip(outcomes).map(|(record, outcome)| noted(record, outcome)).collect()
         };
         pipeline.check_stages()?;
         observe(seen);
@@ -79,8 +82,19 @@ pub fn derive(
         if batch.len() >= BATCH { flush(&mut batch) } else { Ok(()) }
     })?;
     flush(&mut batch)?;
-    writer.finish()?;
+    if records > 0 {
+        writer.finish()?;
+    }
     Ok(Derived { records, report: pipeline.report() })
+}
+
+/// The config that runs one stage alone, if it runs at all.
+fn only(stage: &str, config: &CleanConfig) -> CleanConfig {
+    let mut config = config.clone();
+    config
+        .skip
+        .extend(STAGES.iter().map(|entry| entry.name).filter(|name| *name != stage).map(str::to_owned));
+    config
 }
 
 fn kept(outcome: Outcome) -> Option<Record> {

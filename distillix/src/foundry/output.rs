@@ -2,7 +2,7 @@
 
 use super::record::Record;
 use crate::smelter::run_folder::sync_folder;
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use parquet::basic::{Compression, ConvertedType, Repetition, Type as Physical, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::properties::WriterProperties;
@@ -20,6 +20,8 @@ use std::sync::Arc;
 pub struct SetWriter {
     path: PathBuf,
     partial: PathBuf,
+    /// The same open file: its lock holds until the file has its name.
+    lock: File,
     /// `None` once closed.
     form: Option<Form>,
     /// True as long as the partial file is to be removed.
@@ -46,14 +48,18 @@ impl SetWriter {
         };
         let partial = path.with_file_name(format!("{name}.partial"));
         let cannot = || format!("cannot write {}", partial.display());
+        let busy = || format!("another process is writing {}", path.display());
         let file =
             File::options().write(true).create(true).truncate(false).open(&partial).with_context(cannot)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("another process is writing {}", path.display()),
+            Err(TryLockError::WouldBlock) => bail!(busy()),
             Err(TryLockError::Error(error)) => return Err(error).with_context(cannot),
         }
+        // Whoever wrote it may have put it in its place between the opening and the lock.
+        ensure!(is_at(&file, &partial), busy());
         file.set_len(0).with_context(cannot)?;
+        let lock = file.try_clone().with_context(cannot)?;
         let form = match form {
             ".jsonl" => Form::Plain(BufWriter::with_capacity(1 << 20, file)),
             ".jsonl.gz" => Form::Gzip(BufWriter::with_capacity(
@@ -66,7 +72,7 @@ impl SetWriter {
             )),
             _ => Form::Parquet(Box::new(Table::new(file).with_context(cannot)?)),
         };
-        Ok(Self { path: path.to_owned(), partial, form: Some(form), is_partial: true })
+        Ok(Self { path: path.to_owned(), partial, lock, form: Some(form), is_partial: true })
     }
 
     /// Adds a record.
@@ -101,17 +107,26 @@ impl SetWriter {
         let work: Result<u64> = work();
         let size = work.with_context(|| format!("cannot write {}", self.path.display()))?;
         self.is_partial = false;
+        // It ends with the file at the latest.
+        let _ = self.lock.unlock();
         Ok(size)
     }
 
-    /// Closes a file that is to have no more records, and leaves it where it is. For a run that was stopped.
+    /// Closes a file that is to have no more records, and puts it aside, as `stopped-NAME` in the same folder. For a run that was
+    /// stopped.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn keep_partial(mut self) -> Result<PathBuf> {
-        close(self.form.take()).with_context(|| format!("cannot write {}", self.partial.display()))?;
+    pub fn keep_aside(mut self) -> Result<PathBuf> {
+        let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let aside = self.path.with_file_name(format!("stopped-{name}"));
+        let mut work = || -> Result<()> {
+            close(self.form.take())?;
+            Ok(std::fs::rename(&self.partial, &aside)?)
+        };
+        work().with_context(|| format!("cannot write {}", aside.display()))?;
         self.is_partial = false;
-        Ok(self.partial.clone())
+        Ok(aside)
     }
 }
 
@@ -121,6 +136,23 @@ impl Drop for SetWriter {
             let _ = std::fs::remove_file(&self.partial);
         }
     }
+}
+
+/// Whether an open file is the one that has this path.
+#[cfg(unix)]
+fn is_at(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let place = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+    match (file.metadata(), path.metadata()) {
+        (Ok(open), Ok(there)) => place(open) == place(there),
+        _ => false,
+    }
+}
+
+/// A file that is open cannot be renamed elsewhere.
+#[cfg(not(unix))]
+fn is_at(_: &File, _: &Path) -> bool {
+    true
 }
 
 /// Writes what is buffered, flushes it to the disk, and gives the file's size.

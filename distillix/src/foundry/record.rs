@@ -88,6 +88,18 @@ impl Record {
         last.map(|message| &mut message.content)
     }
 
+    /// What is trained on beside the body, to change it: the prompt and the other messages.
+    pub fn texts_beside_the_body(&mut self) -> impl Iterator<Item = &mut String> {
+        let is_answer = |message: &Message| message.role == "assistant";
+        let messages = self.messages.as_deref_mut().unwrap_or_default();
+        let body = match (&self.text, &self.response) {
+            (None, None) => messages.iter().rposition(is_answer),
+            _ => None,
+        };
+        let beside = messages.iter_mut().enumerate().filter(move |(at, _)| Some(*at) != body);
+        beside.map(|(_, message)| &mut message.content).chain(&mut self.prompt)
+    }
+
     /// True if the body is what a teacher said, which may be chatter, and not a text that stands for itself.
     pub fn is_answer(&self) -> bool {
         self.text.is_none()
@@ -136,5 +148,6 @@ mod tests {
         assert_eq!(record.body(), Some("b"));
         record.body_mut().expect("has one").push('!');
         assert_eq!(record.texts().collect::<Vec<_>>(), ["q", "a", "again", "b!", "thanks"]);
+        assert_eq!(record.texts_beside_the_body().collect::<Vec<_>>(), ["q", "a", "again", "thanks"]);
     }
 }

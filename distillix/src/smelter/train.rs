@@ -56,6 +56,8 @@ pub enum Event<'a> {
     Planned(&'a str),
     /// Text is being tokenized.
     Data(&'a DataProgress),
+    /// Text of a source was left out; in words.
+    LeftOut(&'a str),
     /// The model stands and steps begin.
     Begin {
         /// Steps done before.
@@ -278,6 +280,11 @@ impl Session {
                 &on_progress,
             )?
         };
+        for source in dataset.reports() {
+            if let Some(left_out) = source.left_out() {
+                on_event(Event::LeftOut(&left_out));
+            }
+        }
         let inputs = Inputs::of(&config.distillation, dataset.reports())?;
         if resuming {
             inputs.check(run)?;

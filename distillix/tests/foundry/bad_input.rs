@@ -13,6 +13,7 @@ fn wrong_use_is_2_and_says_what_to_do() {
         ("openai:file:///etc/passwd#m", "only http:// or https:// are"),
         ("openai:http://user:secret@host/v1#m", "credentials come from"),
         ("other:http://host#m", "no kind of teacher"),
+        ("secret", "no kind of teacher"),
         ("openai:http://host/v1", "name the model"),
         ("opencode:http://host#model", "PROVIDER/MODEL"),
     ] {
@@ -26,6 +27,30 @@ fn wrong_use_is_2_and_says_what_to_do() {
     assert!(code == 2 && error.contains("did you mean best_of_n?"), "{error}");
     let (error, code) = folder.generate(&[]).error();
     assert!(code == 2 && error.contains("--teacher"), "{error}");
+}
+
+#[test]
+fn a_key_goes_to_one_server_and_stays_there() {
+    let answer = Box::new(|_: &str, _: &str| "Bearer sk-4711 and c2VjcmV0 sk-4711".to_owned());
+    let behaviour = Behaviour { answer, password: Some("sk-4711".to_owned()), ..Behaviour::default() };
+    let (folder, mock) = (Folder::new(), Mock::start(behaviour));
+    folder.prompts(1);
+    let key = ["--key-env", "MY_KEY"];
+    for others in [&["--teacher", "openai:http://host/v1#m"], &["--judge", "openai:http://host/v1#m"]] {
+        let args = [&key[..], others].concat();
+        let (error, code) = folder.generate(&[&mock.openai()]).args(&args).env("MY_KEY", "sk-4711").error();
+        assert!(code == 2 && error.contains("give each teacher its own"), "{error}");
+    }
+    for (stream, temperature) in [("true", "0.1"), ("false", "0.2")] {
+        let stream = format!("foundry.defaults.stream={stream}");
+        // Asked again, as another temperature makes it another request.
+        let temperature = format!("foundry.temperature={temperature}");
+        let run = folder.generate(&[&mock.openai()]).args(&key).env("MY_KEY", "sk-4711");
+        run.set(&[&stream, &temperature]).args(&["--allow-changes"]).ok();
+        assert_eq!(folder.records("out.jsonl")[0]["response"], "Bearer *** and c2VjcmV0 ***");
+        assert!(!folder.read("out.jsonl.foundry").windows(7).any(|window| window == b"sk-4711"));
+    }
+    assert_eq!(mock.requests(), 2);
 }
 
 #[test]

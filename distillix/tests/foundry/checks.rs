@@ -67,6 +67,58 @@ fn tests_are_run_and_answers_marked_or_left_out() {
 }
 
 #[test]
+fn secrets_leave_the_output_and_what_the_checks_drop_is_not_trained_on() {
+    let token = format!("ghp_{}", "a1B2c3D4".repeat(5));
+    let good = format!("Here:\n```python\ndef triple(n):  # jo@mail.org\n    return n * 3, '{token}'\n```\n");
+    let answer = Box::new(move |_: &str, text: &str| {
+        if text.contains("triple") {
+            good.clone()
+        } else {
+            "I'm sorry, but I can't help with that.".to_owned()
+        }
+    });
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour { answer, ..Behaviour::default() }));
+    let line =
+        |name: &str| json!({"prompt": format!("Write {name}."), "language": "python"}).to_string() + "\n";
+    folder.write("prompts.jsonl", line("double") + &line("triple"));
+    folder.generate(&[&mock.openai()]).ok();
+    let records = folder.records("out.jsonl");
+    assert_eq!(records[0]["checks"]["clean"]["drop"], "refusal");
+    assert_eq!((&records[1]["checks"]["clean"], records.len()), (&"keep".into(), 2));
+    let response = records[1]["response"].as_str().unwrap();
+    assert!(response.contains("REDACTED_GITHUB_TOKEN") && response.starts_with("Here:"), "{response}");
+    assert!(response.contains("# name@example.com"), "{response}");
+    let train = |name: &str, settings: &[&str]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_distillix"));
+        command.args(["train", "--steps", "1", "--set", "data.validation_fraction=0", "--json", "--out"]);
+        command.arg(folder.path(name)).arg("--data").arg(folder.path("out.jsonl"));
+        let output = command.args(settings).env("XDG_CACHE_HOME", folder.path("cache")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = train("a", &[]);
+    assert!(text.contains("1 documents; left out: 1 that failed a check of the foundry"), "{text}");
+    let source = format!("data.sources=[{}]", json!({"path": folder.path("out.jsonl"), "keep_failed": true}));
+    let text = train("b", &["--set", &source]);
+    assert!(!text.contains("left out"), "{text}");
+}
+
+#[test]
+fn a_set_without_a_record_leaves_the_old_one() {
+    let answer = Box::new(|_: &str, _: &str| "I'm sorry, but I can't help with that.".to_owned());
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour { answer, ..Behaviour::default() }));
+    folder.write("prompts.jsonl", json!({"id": 7, "prompt": "Write f.", "language": "python"}).to_string());
+    folder.write("out.jsonl", "old");
+    let (error, code) = folder.generate(&[&mock.openai()]).args(&["--max-requests", "0"]).error();
+    assert!(code == 1 && error.contains("no answer yet"), "{error}");
+    let (error, code) = folder.generate(&[&mock.openai()]).args(&["--clean"]).error();
+    assert!(code == 1 && error.contains("no answer passes the checks"), "{error}");
+    assert_eq!(folder.read("out.jsonl"), b"old");
+    folder.generate(&[&mock.openai()]).ok();
+    assert_eq!(folder.records("out.jsonl")[0]["id"], "7");
+}
+
+#[test]
 fn best_of_n_and_consensus_choose_by_tests() {
     let (folder, mock) = (Folder::new(), Mock::start(behaviour()));
     prompts(&folder);

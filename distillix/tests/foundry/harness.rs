@@ -50,7 +50,7 @@ impl Folder {
             .arg("--output")
             .arg(self.path("out.jsonl"))
             .set(&[
-                "foundry.timeout_s=1.5",
+                "foundry.timeout_s=4",
                 "foundry.timeout_per_token_s=0",
                 "foundry.backoff_s=0.01",
                 "foundry.max_backoff_s=0.1",

@@ -196,7 +196,9 @@ impl Display {
         if status.failed > 0 {
             self.output.prose("failed prompts are tried again with --retry-failed")?;
         }
-        self.output.prose(&format!("{records} records in {}", path.display()))?;
+        if records > 0 {
+            self.output.prose(&format!("{records} records in {}", path.display()))?;
+        }
         Ok(())
     }
 }

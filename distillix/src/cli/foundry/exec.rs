@@ -86,7 +86,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 fn print(output: Output, verdict: &Verdict) -> Result<()> {
     for (name, text) in [("stdout", &verdict.stdout), ("stderr", &verdict.stderr)] {
         if !text.is_empty() {
-            output.prose(&format!("--- {name}\n{}", printable(text.trim_end())))?;
+            output.prose(&format!("--- {name}\n{}", text.trim_end()))?;
         }
     }
     if !(verdict.stdout.is_empty() && verdict.stderr.is_empty()) {
@@ -96,7 +96,7 @@ fn print(output: Output, verdict: &Verdict) -> Result<()> {
     output.prose(&format!(
         "{}{reason}{} ({:.2} s, {:.2} s of processor time, {} MiB)",
         verdict.verdict.name(),
-        printable(&verdict.reason),
+        verdict.reason,
         verdict.wall_seconds,
         verdict.cpu_seconds,
         verdict.peak_memory_bytes >> 20
@@ -111,10 +111,4 @@ fn print(output: Output, verdict: &Verdict) -> Result<()> {
         output.prose(&format!("warning: it ran without being confined: {}", lacking.join("; ")))?;
     }
     Ok(())
-}
-
-/// Text of a program that nobody has read, without what would steer a terminal.
-fn printable(text: &str) -> String {
-    let keep = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-    text.chars().map(|c| if keep(&c) { c } else { '\u{fffd}' }).collect()
 }

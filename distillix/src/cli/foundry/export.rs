@@ -4,7 +4,7 @@ use super::display::cleaning;
 use super::{ConfigArgs, Output, store_of, wrong};
 use crate::cli::progress::Progress;
 use crate::foundry::derive::{self, derive};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -41,6 +41,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let output = Output { json: args.json };
     output.record(&json!({"records": derived.records, "output": args.output, "clean": derived.report}))?;
     cleaning(output, &derived, args.clean)?;
+    ensure!(derived.records > 0, "there is no record to write, so {} is as it was", args.output.display());
     output.prose(&format!("{} records in {}", derived.records, args.output.display()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,14 +4,14 @@ use super::display::Display;
 use super::{FoundryArgs, Output, beside, block_on, wrong};
 use crate::cli::WrongUse;
 use crate::cli::progress::Progress;
-use crate::foundry::config::FoundryConfig;
+use crate::foundry::config::{FoundryConfig, TeacherConfig};
 use crate::foundry::derive::{self, derive};
 use crate::foundry::generate::{Ended, Event, Options, Summary, generate};
 use crate::foundry::output::SetWriter;
 use crate::foundry::prompts::{Prompt, builtin, file};
 use crate::foundry::sandbox;
 use crate::foundry::tester::SandboxTester;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -20,7 +20,8 @@ use std::sync::atomic::AtomicBool;
 /// Asks teachers, and writes what they answer into a file to train on.
 ///
 /// Every answer is kept in a store beside the output. Stopped in any way, the same command goes on without asking anything twice.
-/// Ctrl-C waits for the requests under way, and writes the output; a second one ends at once, and loses nothing but them.
+/// Ctrl-C waits for the requests under way, writes the output and exits with 130; a second one ends at once, and loses nothing
+/// but them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   distillix foundry generate --builtin 1000 --teacher openai:http://127.0.0.1:8091/v1#smollm2 --output train.jsonl
@@ -126,13 +127,18 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     end(&summary, derived.records)
 }
 
-/// The exit code: a set that a limit or a signal ended is what was asked for; one without a record is not.
+/// The exit code: a set that a limit ended is what was asked for; one that a signal ended is not whole, and one without a record
+/// is none, so that nothing is trained on it.
 fn end(summary: &Summary, records: u64) -> Result<ExitCode> {
     match &summary.ended {
-        Some(Ended::Teacher(why)) => anyhow::bail!("the teacher is of no use: {why}"),
-        _ if records == 0 && summary.status.done == 0 && summary.status.failed > 0 => {
-            anyhow::bail!("every prompt failed")
+        Some(Ended::Teacher(why)) => bail!("the teacher is of no use: {why}"),
+        // As a shell says it of a command that SIGINT ended.
+        Some(Ended::Stopped) => Ok(ExitCode::from(130)),
+        _ if records == 0 && summary.status.done > 0 => {
+            bail!("no answer passes the checks, so nothing was written: without --clean, `checks` says why")
         }
+        _ if records == 0 && summary.status.failed > 0 => bail!("every prompt failed"),
+        _ if records == 0 => bail!("there is no answer yet, so nothing was written"),
         _ => Ok(ExitCode::SUCCESS),
     }
 }
@@ -152,6 +158,11 @@ fn config(args: &Args) -> Result<FoundryConfig> {
     config.max_tokens = args.max_tokens.or(config.max_tokens);
     config.max_requests = args.max_requests.or(config.max_requests);
     config.validate().map_err(wrong)?;
+    // A judge may be another server.
+    let judge = config.judge.as_deref().filter(|judge| judge.contains("://"));
+    let judge =
+        judge.map(|judge| TeacherConfig::parse(judge, &config.defaults)).transpose().map_err(wrong)?;
+    args.foundry.check_key(&config.resolved_teachers()?.into_iter().chain(judge).collect::<Vec<_>>())?;
     Ok(config)
 }
 

@@ -1,6 +1,6 @@
 //! `distillix foundry inspect`.
 
-use super::super::{Output, progress::Progress};
+use super::super::{Output, output::printable, progress::Progress};
 use crate::foundry::highlight::Painter;
 use crate::foundry::ingest::Source;
 use crate::foundry::language::Language;
@@ -59,7 +59,7 @@ struct Report<'a> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let source = Source::new(&args.files, None)?;
+    let source = Source::new(&args.files, &[])?;
     let (mut statistics, mut sampler) = (Statistics::default(), Sampler::new(args.samples, args.seed));
     let (mut unreadable, mut first) = (0, None);
     let (mut bar, read) = (Progress::new("reading", source.total()), source.bytes_read());
@@ -100,7 +100,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut show = Show { painter: colored.then(Painter::default), lines: args.lines };
     for (number, record) in &samples {
         for line in show.record(*number, record) {
-            output.prose(&line)?;
+            output.painted(&line)?;
         }
     }
     for line in summary(&statistics) {
@@ -128,10 +128,10 @@ impl Show {
         let named = [&record.language, &record.teacher, &record.model, &record.finish, &record.source];
         facts.push(record.id.clone());
         facts.extend(named.into_iter().flatten().filter(|fact| **fact != record.id).cloned());
-        let mut out = vec![printable(&facts.join(" · "))];
+        let mut out = vec![printable(&facts.join(" · ")).into_owned()];
         if !record.checks.is_empty() {
             let checks = record.checks.iter().map(|(name, said)| format!("{name}: {said}"));
-            out.push(printable(&format!("   {}", checks.collect::<Vec<_>>().join(", "))));
+            out.push(printable(&format!("   {}", checks.collect::<Vec<_>>().join(", "))).into_owned());
         }
         let language = record.language.as_deref().and_then(Language::from_name);
         for message in record.messages.iter().flatten() {
@@ -157,7 +157,7 @@ impl Show {
         let text = printable(text);
         let painted = match (&mut self.painter, language) {
             (Some(painter), Some(language)) => painter.paint(language, &text),
-            _ => text,
+            _ => text.into_owned(),
         };
         let count = painted.lines().count();
         if self.lines == 0 || count <= self.lines {
@@ -168,12 +168,6 @@ impl Show {
     }
 }
 
-/// Text that somebody else wrote, without what would steer a terminal.
-fn printable(text: &str) -> String {
-    let keep = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-    text.chars().map(|c| if keep(&c) { c } else { '\u{fffd}' }).collect()
-}
-
 fn summary(statistics: &Statistics) -> Vec<String> {
     let Statistics { records, texts, answers, conversations, .. } = statistics;
     let counts = |map: &BTreeMap<String, u64>| {
@@ -182,7 +176,7 @@ fn summary(statistics: &Statistics) -> Vec<String> {
         let shown = counts.iter().take(12).map(|(name, count)| format!("{name} {count}"));
         let rest = counts.len().saturating_sub(12);
         let rest = (rest > 0).then(|| format!("{rest} more"));
-        printable(&shown.chain(rest).collect::<Vec<_>>().join(", "))
+        shown.chain(rest).collect::<Vec<_>>().join(", ")
     };
     let lengths = |lengths: &Lengths| {
         let [low, middle, high] = lengths.percentiles;
@@ -204,7 +198,7 @@ fn summary(statistics: &Statistics) -> Vec<String> {
         out.push(format!("prompts    {}", lengths(&statistics.prompt)));
     }
     for (check, said) in &statistics.checks {
-        out.push(format!("{:<10} {}", printable(check), counts(said)));
+        out.push(format!("{check:<10} {}", counts(said)));
     }
     out.push(format!(
         "tests      {} records; fim_spans: {} in {} records",

@@ -11,9 +11,11 @@ mod status;
 mod teachers;
 
 use super::{Output, WrongUse};
-use crate::foundry::config::FoundryConfig;
+use crate::foundry::config::{FoundryConfig, TeacherConfig};
+use crate::foundry::teacher::base_url;
 use crate::smelter::config::Config;
 use anyhow::{Context, Result};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -109,7 +111,28 @@ impl FoundryArgs {
             config.add_teacher(spec).context("--teacher").map_err(wrong)?;
         }
         config.validate().map_err(wrong)?;
+        self.check_key(&config.resolved_teachers()?)?;
         Ok(config)
+    }
+
+    /// Checks that the one key of the command line has one server to go to.
+    fn check_key(&self, teachers: &[TeacherConfig]) -> Result<()> {
+        if self.key_env.is_none() && self.key_file.is_none() {
+            return Ok(());
+        }
+        // One that has a key of its own is not sent this one.
+        let takes = |t: &&TeacherConfig| t.key_env == self.key_env && t.key_file == self.key_file;
+        let origin = |t: &TeacherConfig| Ok(base_url(&t.url)?.origin().ascii_serialization());
+        let servers: BTreeSet<String> = teachers.iter().filter(takes).map(origin).collect::<Result<_>>()?;
+        if servers.len() > 1 {
+            return Err(WrongUse(format!(
+                "--key-env and --key-file name one key, and it would go to {}: give each teacher its own key_env or key_file in \
+                 foundry.teachers of a --config",
+                Vec::from_iter(servers).join(" and ")
+            ))
+            .into());
+        }
+        Ok(())
     }
 
     /// The same without them.

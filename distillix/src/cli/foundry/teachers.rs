@@ -54,6 +54,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             WrongUse("name at least one --teacher, or a --config with foundry.teachers".into()).into()
         );
     }
+    args.foundry.check_key(&teachers)?;
     let output = Output { json: args.json };
     let mut all_well = true;
     for teacher in &teachers {

@@ -5,10 +5,10 @@ use super::{Outcome, Pipeline, Report};
 use crate::foundry::ingest::{Raw, Source, Unreadable};
 use crate::foundry::output::SetWriter;
 use crate::foundry::record::Record;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::sync_channel;
 
@@ -59,7 +59,13 @@ pub fn clean_files(
     stop: &AtomicBool,
     mut on_progress: impl FnMut(Progress),
 ) -> Result<Cleaned> {
-    let source = Source::new(&job.inputs, Some(&job.output))?;
+    ensure!(
+        job.dropped.as_ref() != Some(&job.output),
+        "what is kept and what is dropped cannot both go to {}",
+        job.output.display()
+    );
+    let made: Vec<&Path> = [&job.output].into_iter().chain(&job.dropped).map(PathBuf::as_path).collect();
+    let source = Source::new(&job.inputs, &made)?;
     let mut output = SetWriter::create(&job.output)?;
     let mut dropped = job.dropped.as_deref().map(SetWriter::create).transpose()?;
     let mut reading = StageReport::new("read");
@@ -116,8 +122,8 @@ pub fn clean_files(
     report.records += reading.dropped;
     report.stages.insert(0, reading);
     if stop.load(Ordering::Relaxed) {
-        let stopped = Some(output.keep_partial()?);
-        dropped.map(SetWriter::keep_partial).transpose()?;
+        let stopped = Some(output.keep_aside()?);
+        dropped.map(SetWriter::keep_aside).transpose()?;
         return Ok(Cleaned { report, bytes: 0, stopped });
     }
     dropped.map(SetWriter::finish).transpose()?;

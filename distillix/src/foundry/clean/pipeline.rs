@@ -38,6 +38,16 @@ pub struct Dropped {
     pub record: Record,
 }
 
+impl Outcome {
+    /// The record, whether it passed or not.
+    pub fn into_record(self) -> Record {
+        match self {
+            Outcome::Kept(record) => record,
+            Outcome::Dropped(dropped) => dropped.record,
+        }
+    }
+}
+
 /// A record between check and settling.
 struct Checked {
     draft: Draft,

@@ -236,10 +236,12 @@ impl Stage for Secrets {
             draft.set_body(body);
         }
         let record = draft.record_mut();
-        // The body is one of the messages, and has been looked at.
-        let messages = record.messages.iter_mut().flatten().filter(|message| message.role != "assistant");
-        let texts = messages.map(|message| &mut message.content).chain(&mut record.prompt);
-        for text in texts {
+        // Other addresses could make tests of another meaning.
+        if let Some((tests, kind)) = record.tests.as_deref().and_then(|tests| self.redact(tests, |_| false)) {
+            kinds.push(kind);
+            record.tests = Some(tests);
+        }
+        for text in record.texts_beside_the_body() {
             if let Some((redacted, kind)) = self.redact(text, |_| true) {
                 kinds.push(kind);
                 *text = redacted;
@@ -262,6 +264,7 @@ impl Stage for Secrets {
 mod tests {
     use super::*;
     use crate::foundry::record::Record;
+    use crate::smelter::data::Message;
 
     fn clean(record: Record) -> Record {
         let mut draft = Draft::new(record);
@@ -324,6 +327,16 @@ mod tests {
         assert_eq!(answer.prompt.as_deref(), Some("Write to name@example.com."));
         assert_eq!(answer.response.as_deref(), Some("s = 'jo@mail.org'  # name@example.com\n"));
         assert_eq!(answer.checks["secrets"], "redacted: e-mail address");
+        let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+        let talk = ["who?", "jo@mail.org", "again", "jo@mail.org!"].map(str::to_owned);
+        let roles = ["user", "assistant", "user", "assistant"];
+        let messages = roles.iter().zip(&talk).map(|(role, text)| message(role, text)).collect();
+        let talk = clean(Record { messages: Some(messages), ..Record::default() });
+        assert!(talk.texts().all(|text| !text.contains("jo@")), "{talk:?}");
+        let github = format!("ghp_{}", "a1B2c3D4".repeat(5));
+        let tests = format!("f('{github}', 'jo@mail.org')");
+        let tests = clean(Record { tests: Some(tests), ..Record::text("t", "x") }).tests;
+        assert_eq!(tests.as_deref(), Some("f('REDACTED_GITHUB_TOKEN', 'jo@mail.org')"));
         let kept = "Ask git@github.com:a/b.git, a@example.com, or see icon@2x.png.";
         assert_eq!(clean(Record::text("t", kept)).text.as_deref(), Some(kept));
         let config = CleanConfig { secrets: SecretAction::Drop, ..CleanConfig::default() };

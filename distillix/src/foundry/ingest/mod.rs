@@ -27,8 +27,8 @@ const MAX_FILE: u64 = 16 << 20;
 /// What is read: files and folders, in the order given.
 pub struct Source {
     paths: Vec<PathBuf>,
-    /// Left out where a folder holds it.
-    except: Option<PathBuf>,
+    /// Left out where a folder holds them.
+    except: Vec<PathBuf>,
     read: Arc<AtomicU64>,
 }
 
@@ -83,11 +83,11 @@ fn language_of(path: &Path) -> Option<&'static str> {
 pub type Sink<'a> = &'a mut dyn FnMut(Raw) -> Result<()>;
 
 impl Source {
-    /// Files and folders to read. `except` is left out where a folder holds it: the file that is being made.
+    /// Files and folders to read. `except` are left out where a folder holds them: the files that are being made.
     ///
     /// # Errors
     /// When one is not there, or of a form that is not known.
-    pub fn new(paths: &[PathBuf], except: Option<&Path>) -> Result<Self> {
+    pub fn new(paths: &[PathBuf], except: &[&Path]) -> Result<Self> {
         for path in paths {
             let meta = std::fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?;
             ensure!(
@@ -97,7 +97,7 @@ impl Source {
                 path.display()
             );
         }
-        let except = except.and_then(|path| path.canonicalize().ok());
+        let except = except.iter().filter_map(|path| path.canonicalize().ok()).collect();
         Ok(Self { paths: paths.to_vec(), except, read: Arc::default() })
     }
 
@@ -145,7 +145,7 @@ impl Source {
             if !is_file || Kind::of(path).is_none() {
                 continue;
             }
-            if self.except.is_some() && path.canonicalize().ok() == self.except {
+            if !self.except.is_empty() && path.canonicalize().is_ok_and(|path| self.except.contains(&path)) {
                 continue;
             }
             // One file of many that is broken is no reason to stop; that the sink wants no more is.

@@ -1,7 +1,7 @@
 //! Code turned into prompts: its functions are asked for, explained, tested, mended, filled in.
 
 use super::bug::plant;
-use super::{Prompt, title};
+use super::{Prompt, language_of_answer, title};
 use crate::foundry::language::Language;
 use crate::foundry::syntax::Syntax;
 use crate::smelter::data::random::{below, hash};
@@ -74,9 +74,9 @@ pub fn prompts(language: Language, text: &str, origin: &str, kinds: &[Kind], see
             let extra = [("kind", kind.name()), ("origin", origin), ("reference", &reference)];
             prompts.push(Prompt {
                 id: Some(format!("{origin}#{number}-{}", kind.name())),
+                language: Some(language_of_answer(language, &asked, false)),
                 prompt: asked,
                 tests: None,
-                language: Some(language.name().to_owned()),
                 extra: extra.map(|(key, value)| (key.to_owned(), value.into())).into_iter().collect(),
             });
         }

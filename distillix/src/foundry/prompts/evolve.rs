@@ -64,8 +64,12 @@ pub fn questions(seeds: &[Prompt], count: usize, seed: u64) -> Vec<Prompt> {
             id: Some(format!("evolve/{seed}/{i}")),
             prompt: text,
             tests: None,
-            language: task.language.clone(),
-            extra: [("evolves".to_owned(), from.into())].into_iter().collect(),
+            // The answer is tasks in prose.
+            language: Some("text".to_owned()),
+            extra: [("evolves", Some(from)), (LANGUAGE_OF_TASKS, task.language.clone())]
+                .into_iter()
+                .filter_map(|(key, value)| Some((key.to_owned(), value?.into())))
+                .collect(),
         }
     };
     if seeds.is_empty() {
@@ -84,6 +88,9 @@ fn enclosed(task: &str) -> String {
     format!("<task>\n{}\n</task>", task.trim())
 }
 
+/// The key of a question and its answer that says for which language the tasks are.
+const LANGUAGE_OF_TASKS: &str = "task_language";
+
 /// Fewer characters are no task, and more is a lecture.
 const LENGTH: std::ops::RangeInclusive<usize> = 60..=4000;
 
@@ -97,7 +104,7 @@ pub fn read(answer: &Record, seen: &mut HashSet<String>) -> Vec<Prompt> {
             id: Some(format!("{}/{n}", answer.id)),
             prompt: task.to_owned(),
             tests: None,
-            language: answer.language.clone(),
+            language: answer.extra.get(LANGUAGE_OF_TASKS).and_then(|name| Some(name.as_str()?.to_owned())),
             extra: answer
                 .model
                 .iter()
@@ -142,7 +149,8 @@ mod tests {
             "Sure!\n<task>\n{task}\n</task>\n<task>short</task>\n<task>\n{}!\n</task>\n<task>\nnever closed, however long this text may become",
             task.to_uppercase()
         );
-        let answer = Record { language: Some("python".into()), ..Record::answer("q1", "p", text) };
+        let mut answer = Record::answer("q1", "p", text);
+        answer.extra.insert(LANGUAGE_OF_TASKS.to_owned(), "python".into());
         let mut seen = HashSet::new();
         let found = read(&answer, &mut seen);
         assert_eq!(found.len(), 1, "{found:?}");

@@ -10,14 +10,15 @@ pub mod evolve;
 pub mod file;
 
 use super::language::Language;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 /// What a teacher is asked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Prompt {
     /// Names it in the output; one is made of its content if there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "text_or_number")]
     pub id: Option<String>,
     /// The text.
     pub prompt: String,
@@ -30,6 +31,33 @@ pub struct Prompt {
     /// All other keys, which the output repeats.
     #[serde(flatten)]
     pub extra: Map<String, Value>,
+}
+
+/// Many sets number their records.
+fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    match Value::deserialize(from)? {
+        Value::Null => Ok(None),
+        Value::String(text) => Ok(Some(text)),
+        Value::Number(number) => Ok(Some(number.to_string())),
+        _ => Err(D::Error::custom("`id` is neither a text nor a number")),
+    }
+}
+
+/// What our tasks say where the answer needs words that are no chatter around its code.
+const ASKS_FOR_WORDS: [&str; 6] = [
+    "xplain",
+    "ay in one sentence",
+    "First say",
+    "After the code,",
+    "say what you assume",
+    "say which parts",
+];
+
+/// The language of the answer to a task of ours: that of its code or, where words are to stay and no tests want the code alone,
+/// Markdown.
+fn language_of_answer(language: Language, task: &str, has_tests: bool) -> String {
+    let words = ASKS_FOR_WORDS.iter().any(|phrase| task.contains(phrase)) && !task.contains("in a comment");
+    if words && !has_tests { "markdown".to_owned() } else { language.name().to_owned() }
 }
 
 /// The name of a language in prose.

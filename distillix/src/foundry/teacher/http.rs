@@ -152,8 +152,11 @@ impl Http {
             Some(error) => self.failure(&error),
             None => too_large(limit),
         })?;
-        serde_json::from_slice(&body)
-            .map_err(|error| Failure::new(FailureKind::BadAnswer, format!("the answer is not JSON: {error}")))
+        let not_json = |error: &dyn std::fmt::Display| {
+            Failure::new(FailureKind::BadAnswer, format!("the answer is not JSON: {error}"))
+        };
+        let body = std::str::from_utf8(&body).map_err(|error| not_json(&error))?;
+        serde_json::from_str(&self.blot(body)).map_err(|error| not_json(&error))
     }
 
     /// Checks that a response says it is what was asked for.
@@ -164,7 +167,7 @@ impl Http {
         }
         let message =
             format!("the answer is {given}, not {needed}: is {} the right address?", response.url().path());
-        Err(Failure::new(FailureKind::BadAnswer, message))
+        Err(Failure::new(FailureKind::BadAnswer, self.blot(&message)))
     }
 
     /// What went wrong between us and the server.
@@ -175,11 +178,12 @@ impl Http {
         Failure::new(kind, self.blot(&chain(error))).spent(spent)
     }
 
-    /// `text` without our secret.
+    /// `text` without our secret, which a server may repeat.
     pub(super) fn blot(&self, text: &str) -> String {
         match &self.auth {
             Auth::None => text.to_owned(),
-            Auth::Bearer(secret) | Auth::Basic(_, secret) => secret.blot(text),
+            Auth::Bearer(secret) => secret.blot(text, None),
+            Auth::Basic(user, secret) => secret.blot(text, Some(user)),
         }
     }
 }

@@ -179,7 +179,8 @@ impl OpenAi {
         }
         let logprobs = (!pieces.logprobs.is_empty()).then(|| json!({"content": pieces.logprobs}));
         Ok(Answer {
-            text: checked(pieces.text, spent)?,
+            // The pieces of a text of ours may come one by one.
+            text: checked(self.http.blot(&pieces.text), spent)?,
             finish: pieces.finish.unwrap_or_else(|| "stop".to_owned()),
             usage: spent.usage(),
             cost: spent.cost(),
@@ -194,7 +195,8 @@ impl OpenAi {
             pieces.done = true;
             return Ok(());
         }
-        let value: Value = serde_json::from_slice(data).map_err(|error| {
+        let data = self.http.blot(&String::from_utf8_lossy(data));
+        let value: Value = serde_json::from_str(&data).map_err(|error| {
             Failure::new(FailureKind::BadAnswer, format!("a piece of the answer is not JSON: {error}"))
         })?;
         self.error_within(&value)?;
@@ -210,7 +212,7 @@ impl OpenAi {
             .or(Some(error))
             .and_then(Value::as_str)
             .unwrap_or("an error without a message");
-        let message = format!("the server answered with an error: {}", self.http.blot(message));
+        let message = format!("the server answered with an error: {}", message);
         let code = error.get("code").or_else(|| error.get("status"));
         let status = code.and_then(|code| code.as_u64().or_else(|| code.as_str()?.parse().ok()));
         let kind = error.get("type").and_then(Value::as_str).or_else(|| code?.as_str()).unwrap_or("");

@@ -154,7 +154,7 @@ impl OpenCode {
         let name = error.get("name").and_then(Value::as_str).unwrap_or("error");
         let data = error.get("data").unwrap_or(error);
         let message = data.get("message").and_then(Value::as_str).unwrap_or("no message");
-        let message = self.http.blot(&format!("{name}: {message}"));
+        let message = format!("{name}: {message}");
         let status =
             data.get("statusCode").and_then(Value::as_u64).filter(|status| (400..600).contains(status));
         let kind = match (name, status, data.get("isRetryable").and_then(Value::as_bool)) {

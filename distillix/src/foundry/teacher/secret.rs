@@ -2,6 +2,7 @@
 
 use crate::foundry::config::TeacherConfig;
 use anyhow::{Context, Result, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
 use std::fmt;
 
 /// A text that is never printed.
@@ -49,8 +50,12 @@ impl Secret {
         &self.0
     }
 
-    /// `text` with the secret blotted out.
-    pub(super) fn blot(&self, text: &str) -> String {
-        text.replace(&self.0, "***")
+    /// `text` with the secret blotted out, and with what a header makes of it for `user` too.
+    pub(super) fn blot(&self, text: &str, user: Option<&str>) -> String {
+        let text = text.replace(&self.0, "***");
+        match user {
+            Some(user) => text.replace(&STANDARD.encode(format!("{user}:{}", self.0)), "***"),
+            None => text,
+        }
     }
 }

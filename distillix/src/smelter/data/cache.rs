@@ -73,10 +73,11 @@ pub fn open_shard(
 
 /// Everything but the files that decides the tokens of a shard.
 fn settings_hash(source: &SourceConfig, template: &Template, encoding: &Encoding) -> blake3::Hash {
-    let SourceConfig { languages, min_file_bytes, max_file_bytes, path: _, weight: _, kind: _ } = source;
+    let SourceConfig { languages, min_file_bytes, max_file_bytes, keep_failed, path: _, weight: _, kind: _ } =
+        source;
     let fim = (encoding.fim_rate > 0.0).then_some((encoding.fim_rate, encoding.seed, encoding.seq_len));
     let settings = format!(
-        "{FORMAT} {:?} {languages:?} {min_file_bytes} {max_file_bytes} {:?} {:?} {fim:?} {}",
+        "{FORMAT} {:?} {languages:?} {min_file_bytes} {max_file_bytes} {keep_failed} {:?} {:?} {fim:?} {}",
         source.resolved_kind(),
         template.source(),
         encoding.validation_fraction,

@@ -62,6 +62,8 @@ pub struct SourceConfig {
     pub min_file_bytes: u64,
     /// Larger files of code are left out, in bytes.
     pub max_file_bytes: u64,
+    /// Train on lines too whose `checks` say that `foundry` would drop them: code that failed its tests, truncated answers, …
+    pub keep_failed: bool,
 }
 
 impl Default for SourceConfig {
@@ -73,6 +75,7 @@ impl Default for SourceConfig {
             languages: Vec::new(),
             min_file_bytes: 32,
             max_file_bytes: 500_000,
+            keep_failed: false,
         }
     }
 }

@@ -40,6 +40,15 @@ pub struct SourceReport {
     pub rows: Option<u64>,
 }
 
+impl SourceReport {
+    /// Documents that were left out, by reason, if there were any.
+    pub fn left_out(&self) -> Option<String> {
+        let meta = self.meta.as_ref().filter(|meta| !meta.skipped.is_empty())?;
+        let reasons: Vec<String> = meta.skipped.iter().map(|(why, n)| format!("{n} {why}")).collect();
+        Some(format!("{}: {} documents; left out: {}", self.name, meta.documents, reasons.join(", ")))
+    }
+}
+
 /// The micro-batches of one optimizer step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {

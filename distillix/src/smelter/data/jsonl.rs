@@ -1,10 +1,12 @@
 //! JSONL: one document a line, plain or compressed.
 
+use super::code::Skip;
 use super::document::{Code, Document};
 use super::template::{Message, Piece, Template};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -19,6 +21,9 @@ struct Line {
     /// Ranges of characters of `text`, or of `response`, that make good middles.
     #[serde(default)]
     fim_spans: Vec<(usize, usize)>,
+    /// What the foundry's checks said.
+    #[serde(default)]
+    checks: Map<String, Value>,
 }
 
 /// The JSONL files of a source: `path` itself, or those in that folder, by name.
@@ -99,16 +104,25 @@ pub fn texts(line: &[u8]) -> Result<Vec<String>> {
     Ok([text, prompt, response].into_iter().flatten().chain(messages).collect())
 }
 
-/// Reads one line into a document.
+/// Reads one line into a document; without `keep_failed`, not one that the foundry would drop.
 ///
 /// # Errors
 /// When it is not UTF-8, not JSON, or has no or several forms. The caller adds file and line number.
-pub fn parse(line: &[u8], template: &Template, tokenizer: &Tokenizer) -> Result<Document> {
+pub fn parse(
+    line: &[u8],
+    template: &Template,
+    tokenizer: &Tokenizer,
+    keep_failed: bool,
+) -> Result<Result<Document, Skip>> {
     let mut code = None;
-    let pieces = match read(line)? {
-        Line { text: Some(text), messages: None, prompt: None, response: None, fim_spans } => {
+    let line = read(line)?;
+    if !keep_failed && line.checks.get("clean").is_some_and(|clean| clean.get("drop").is_some()) {
+        return Ok(Err(Skip::Failed));
+    }
+    let pieces = match line {
+        Line { text: Some(text), messages: None, prompt: None, response: None, fim_spans, .. } => {
             let fim_spans = byte_spans("text", &text, &fim_spans)?;
-            return Ok(Document::Plain { text, fim_spans });
+            return Ok(Ok(Document::Plain { text, fim_spans }));
         }
         Line { text: None, messages: Some(messages), prompt: None, response: None, .. } => {
             ensure!(
@@ -117,7 +131,14 @@ pub fn parse(line: &[u8], template: &Template, tokenizer: &Tokenizer) -> Result<
             );
             template.render(tokenizer, &messages, false)?
         }
-        Line { text: None, messages: None, prompt: Some(prompt), response: Some(response), fim_spans } => {
+        Line {
+            text: None,
+            messages: None,
+            prompt: Some(prompt),
+            response: Some(response),
+            fim_spans,
+            ..
+        } => {
             if !fim_spans.is_empty() {
                 let fim_spans = byte_spans("response", &response, &fim_spans)?;
                 code = Some(Code { text: response.clone(), fim_spans });
@@ -127,7 +148,7 @@ pub fn parse(line: &[u8], template: &Template, tokenizer: &Tokenizer) -> Result<
         }
         _ => bail!("it needs either `text`, or `messages`, or `prompt` and `response`"),
     };
-    Ok(Document::Answered { pieces, code })
+    Ok(Ok(Document::Answered { pieces, code }))
 }
 
 /// A document of a prompt and a response, one after the other with no template between.

@@ -185,8 +185,11 @@ impl Input {
         let (document, place) = match self {
             Self::Line { file, number, bytes } => {
                 let place = format!("{}:{number}", file.display());
-                let document = jsonl::parse(&bytes, template, encoding.tokenizer);
-                (document.with_context(|| place.clone())?, place)
+                let document = jsonl::parse(&bytes, template, encoding.tokenizer, source.keep_failed);
+                match document.with_context(|| place.clone())? {
+                    Ok(document) => (document, place),
+                    Err(skip) => return Ok(Err(skip)),
+                }
             }
             Self::File { bytes, .. } if bytes < source.min_file_bytes || bytes > source.max_file_bytes => {
                 return Ok(Err(Skip::Size));

@@ -7,7 +7,7 @@
 mod pipeline;
 mod vary;
 
-use super::{Prompt, title};
+use super::{Prompt, language_of_answer, title};
 use crate::foundry::language::Language;
 use crate::smelter::data::random::{below, hash, permute};
 use std::collections::HashSet;
@@ -112,9 +112,9 @@ fn prompt(
     let extra = [("topic", topic), ("difficulty", difficulty)];
     Prompt {
         id: Some(id),
+        language: Some(language_of_answer(language, &text, tests.is_some())),
         prompt: text,
         tests,
-        language: Some(language.name().to_owned()),
         extra: extra.map(|(key, value)| (key.to_owned(), value.into())).into_iter().collect(),
     }
 }
