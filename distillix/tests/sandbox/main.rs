@@ -5,6 +5,7 @@
 
 mod attacks;
 mod cheats;
+mod clean;
 mod command;
 mod failures;
 mod host;
