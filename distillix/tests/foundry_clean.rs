@@ -273,6 +273,8 @@ fn the_program_reports_and_loses_nothing() {
     wrong(&["--against", "/nonexistent.jsonl"], 1, "/nonexistent.jsonl");
     wrong(&["--set", "foundry.clean.min_char=3"], 2, "did you mean min_chars?");
     wrong(&["--language", "go"], 1, "no record is left");
+    wrong(&[output.as_str()], 2, "out.jsonl is read");
+    wrong(&["--dropped", &input], 2, "in.jsonl is read");
     assert_eq!(std::fs::read(&output).expect("reads"), before, "a run that fails leaves the old set");
     assert!(!Path::new(&format!("{output}.partial")).exists());
 

@@ -89,6 +89,20 @@ fn a_server_that_uses_more_than_it_should_is_told_of_and_bounds_the_next() {
 }
 
 #[test]
+fn fallback_goes_on_with_a_teacher_that_the_budget_has_room_for() {
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour::default()));
+    folder.prompts(20);
+    let teacher = |name: &str, price: f64| json!({"name": name, "url": format!("http://{}/v1", mock.address), "model": name, "price": {"input": price, "output": price}});
+    let list = format!("foundry.teachers={}", json!([teacher("dear", 100.0), teacher("cheap", 0.01)]));
+    let args = ["--strategy", "fallback", "--max-cost", "0.05"];
+    let text = folder.generate(&[]).args(&args).set(&[&list]).ok();
+    assert!(text.contains("20 of 20 answered"), "{text}");
+    assert!(folder.status()["spent"]["cost"].as_f64().unwrap() <= 0.05);
+    let of_cheap = folder.records("out.jsonl").iter().filter(|record| record["teacher"] == "cheap").count();
+    assert!((5..20).contains(&of_cheap), "{of_cheap}");
+}
+
+#[test]
 fn a_prompt_that_is_too_large_for_the_budget_is_passed_over() {
     let (folder, mock) = (Folder::new(), Mock::start(Behaviour::default()));
     let prompt = |i: usize| {

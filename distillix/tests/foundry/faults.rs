@@ -66,8 +66,9 @@ fn each_fault_has_its_reason() {
         let plan = Box::new(move |text: &str, _| text.contains("number 0").then_some(fault));
         let (folder, mock) = (Folder::new(), Mock::start(Behaviour { plan, ..Behaviour::default() }));
         folder.prompts(3);
-        let run = folder.generate(&[&mock.openai()]).set(&["foundry.retries=1", "foundry.timeout_s=2"]);
-        let text = run.ok();
+        // Only those are to take long that are waited for.
+        let timeout = if reason == "timeout" { "foundry.timeout_s=2" } else { "foundry.timeout_s=20" };
+        let text = folder.generate(&[&mock.openai()]).set(&["foundry.retries=1", timeout]).ok();
         let status = &folder.status()["status"];
         assert_eq!((&status["done"], &status["failed"]), (&2.into(), &1.into()), "{fault:?}: {text}");
         assert_eq!(status["reasons"][0]["reason"], reason, "{fault:?}");

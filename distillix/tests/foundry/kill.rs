@@ -2,9 +2,13 @@
 
 use crate::harness::Folder;
 use crate::mock::{Behaviour, Mock, hash};
+use std::fmt::Write;
 use std::time::Duration;
 
 const PROMPTS: usize = 600;
+/// Prompts that are the same as an earlier one under another id.
+const TWINS: usize = 60;
+/// Of two teachers together.
 const CONCURRENCY: u64 = 8;
 const KILLS: u64 = 20;
 
@@ -12,15 +16,24 @@ const KILLS: u64 = 20;
 fn killed_at_twenty_moments_nothing_is_lost_or_asked_again() {
     let behaviour = || Behaviour { latency: Duration::from_millis(25), ..Behaviour::default() };
     let (folder, mock) = (Folder::new(), Mock::start(behaviour()));
-    folder.prompts(PROMPTS);
-    let concurrency = CONCURRENCY.to_string();
+    let prompts = |folder: &Folder| {
+        let path = folder.prompts(PROMPTS);
+        let mut lines = String::from_utf8(folder.read("prompts.jsonl")).unwrap();
+        for i in 0..TWINS {
+            writeln!(lines, "{{\"id\": \"twin{i}\", \"prompt\": \"Write function number {i}.\"}}").unwrap();
+        }
+        std::fs::write(path, lines).unwrap();
+    };
+    prompts(&folder);
+    let concurrency = (CONCURRENCY / 2).to_string();
     let run = |folder: &Folder, mock: &Mock| {
-        let teacher =
-            format!("{{\"url\":\"http://{}/v1\",\"model\":\"mock\",\"name\":\"mock\"}}", mock.address);
+        let teacher = |name: &str| {
+            format!("{{\"url\":\"http://{}/v1\",\"model\":\"mock\",\"name\":\"{name}\"}}", mock.address)
+        };
         folder
             .generate(&[])
-            .args(&["--concurrency", &concurrency])
-            .set(&[&format!("foundry.teachers=[{teacher}]")])
+            .args(&["--strategy", "round_robin", "--concurrency", &concurrency])
+            .set(&[&format!("foundry.teachers=[{},{}]", teacher("a"), teacher("b"))])
     };
     let mut kills = 0;
     for i in 0..KILLS {
@@ -35,7 +48,7 @@ fn killed_at_twenty_moments_nothing_is_lost_or_asked_again() {
     assert!(kills >= 15, "{kills} of the runs were killed under way");
     run(&folder, &mock).ok();
     let status = folder.status();
-    assert_eq!(status["status"]["done"], PROMPTS);
+    assert_eq!(status["status"]["done"], PROMPTS + TWINS);
     assert!(
         mock.requests() <= PROMPTS as u64 + kills * CONCURRENCY,
         "{} requests, {kills} kills",
@@ -44,7 +57,7 @@ fn killed_at_twenty_moments_nothing_is_lost_or_asked_again() {
     // Every request that the server saw is in the books.
     assert!(status["spent"]["requests"].as_u64().unwrap() >= mock.requests());
     let (whole, other) = (Folder::new(), Mock::start(behaviour()));
-    whole.prompts(PROMPTS);
+    prompts(&whole);
     run(&whole, &other).ok();
     assert_eq!(other.requests(), PROMPTS as u64);
     assert!(

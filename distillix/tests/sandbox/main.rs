@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod attacks;
+mod clean;
 mod command;
 mod host;
 mod prompts;

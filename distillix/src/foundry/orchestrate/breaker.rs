@@ -37,7 +37,7 @@ struct Open {
 
 /// What keeps requests from a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Closed {
+pub(super) enum Block {
     /// It mostly failed.
     Ill,
     /// It asked for a pause.
@@ -70,9 +70,9 @@ impl Breaker {
     }
 
     /// Why a request would have to wait now, if it would.
-    pub(super) fn closed(&self, now: Instant) -> Option<Closed> {
+    pub(super) fn blocked(&self, now: Instant) -> Option<Block> {
         let open = self.lock().open.filter(|open| open.probing || now < open.until)?;
-        Some(if open.asked { Closed::Asked } else { Closed::Ill })
+        Some(if open.asked { Block::Asked } else { Block::Ill })
     }
 
     /// How often it has opened and closed.
@@ -217,9 +217,9 @@ mod tests {
         for health in [Health::Ill, Health::Well, Health::Unknown, Health::Well] {
             assert!(!breaker.admit(true).await.unwrap().done(health, None));
         }
-        assert_eq!(breaker.closed(Instant::now()), None);
+        assert_eq!(breaker.blocked(Instant::now()), None);
         breaker.admit(true).await.unwrap().done(Health::Ill, None);
-        assert!(breaker.closed(Instant::now()).is_some(), "2 of 4 failed");
+        assert!(breaker.blocked(Instant::now()).is_some(), "2 of 4 failed");
         let begin = Instant::now();
         let probe = breaker.admit(true).await.unwrap();
         assert!(probe.is_probe() && begin.elapsed() >= Duration::from_millis(15));
@@ -257,7 +257,7 @@ mod tests {
         let begin = Instant::now();
         assert!(!early.done(Health::Unknown, Some(Duration::from_millis(30))));
         assert!(!late.done(Health::Well, None));
-        assert_eq!(breaker.closed(Instant::now()), Some(Closed::Asked), "what was sent before ends no pause");
+        assert_eq!(breaker.blocked(Instant::now()), Some(Block::Asked), "what was sent before ends no pause");
         assert!(breaker.admit(false).await.is_none());
         let probe = breaker.admit(true).await.unwrap();
         assert!(probe.is_probe() && begin.elapsed() >= Duration::from_millis(30));

@@ -30,11 +30,11 @@ pub struct Engine {
 
 /// An answer that is in the store.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Asked {
+pub(super) struct Asked {
     /// Its address.
-    pub key: Key,
+    pub(super) key: Key,
     /// Its text.
-    pub text: String,
+    pub(super) text: String,
 }
 
 /// Why there is no answer.

@@ -1,7 +1,7 @@
 //! The way to one teacher: how many requests at a time, how many a minute, when not, and whose fault it is if none is answered.
 
 use super::backoff::backoff;
-use super::breaker::{Breaker, Closed, Health, Leave};
+use super::breaker::{Block, Breaker, Health, Leave};
 use super::bucket::Bucket;
 use super::window::{Place, Window};
 use super::worst::WorstCase;
@@ -135,7 +135,7 @@ impl Gate {
     /// Waits until a request may be sent. Without `patience`, a server that is left alone is not waited for.
     pub(super) async fn enter(&self, tokens: u64, patience: bool) -> Result<Pass<'_>, Shut> {
         self.alive()?;
-        if !patience && self.breaker.closed(Instant::now()).is_some() {
+        if !patience && self.breaker.blocked(Instant::now()).is_some() {
             return Err(Shut::Busy);
         }
         let place = self.window.enter().await;
@@ -153,7 +153,7 @@ impl Gate {
                 self.alive()?;
             }
             let is_probe = leave.is_probe();
-            if is_probe || self.breaker.closed(Instant::now()).is_none() {
+            if is_probe || self.breaker.blocked(Instant::now()).is_none() {
                 let (leave, since) = (Some(leave), Instant::now());
                 return Ok(Pass { gate: self, leave, is_probe, tokens, since, _place: place });
             }
@@ -221,11 +221,11 @@ impl Gate {
 
     /// What the teacher did so far.
     pub fn report(&self) -> GateReport {
-        let closed = self.breaker.closed(Instant::now());
-        let waits = match (self.alive(), closed) {
+        let blocked = self.breaker.blocked(Instant::now());
+        let waits = match (self.alive(), blocked) {
             (Err(_), _) => Some("given up"),
-            (Ok(()), Some(Closed::Ill)) => Some("left alone"),
-            (Ok(()), Some(Closed::Asked)) => Some("asked to wait"),
+            (Ok(()), Some(Block::Ill)) => Some("left alone"),
+            (Ok(()), Some(Block::Asked)) => Some("asked to wait"),
             (Ok(()), None) => None,
         };
         GateReport {

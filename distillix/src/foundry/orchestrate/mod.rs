@@ -12,6 +12,6 @@ mod window;
 mod worst;
 
 pub use choose::{Tester, Verdict, chooses};
-pub use engine::{Asked, Engine, Unanswered};
+pub use engine::{Engine, Unanswered};
 pub use gate::{Gate, GateReport};
 pub use strategy::{Unit, outcomes_a_prompt, solve};

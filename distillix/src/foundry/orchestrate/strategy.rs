@@ -196,20 +196,23 @@ async fn fallback(
     }
     let mut tries: Vec<Tries> = (0..teachers).map(|_| Tries::impatient()).collect();
     loop {
-        let (mut failure, mut busy, mut dead) = (None, false, None);
+        let (mut failure, mut busy, mut dead, mut exhausted) = (None, false, None, None);
         for (gate, tries) in tries.iter_mut().enumerate() {
             match engine.ask(gate, request, sample, tries).await {
                 Ok(asked) => return Ok(outcome(vec![asked.key], Vec::new())),
                 Err(Unanswered::Failed(why)) => failure = Some(why),
                 Err(Unanswered::Busy) => busy = true,
                 Err(Unanswered::Dead(why)) => dead = Some(why),
+                // Another may cost less.
+                Err(Unanswered::Exhausted(limit)) => exhausted = Some(limit),
                 Err(other) => return Err(other),
             }
         }
-        match (busy, failure, dead) {
+        match (busy, exhausted, failure) {
             (true, ..) => {}
-            (false, Some(failure), _) => return Ok(outcome(Vec::new(), vec![failure])),
-            (false, None, why) => return Err(Unanswered::Dead(why.unwrap_or_default())),
+            (false, Some(limit), _) => return Err(Unanswered::Exhausted(limit)),
+            (false, None, Some(failure)) => return Ok(outcome(Vec::new(), vec![failure])),
+            (false, None, None) => return Err(Unanswered::Dead(dead.unwrap_or_default())),
         }
         if engine.is_stopped() {
             return Err(Unanswered::Stopped);
