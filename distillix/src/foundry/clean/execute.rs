@@ -66,7 +66,7 @@ impl Stage for Execute {
             Outcome::Pass => return Ok(()),
             Outcome::Fail => "failed its tests",
             Outcome::Timeout => "ran out of time",
-            Outcome::Error => "could not be judged by its tests",
+            Outcome::Error => "broke the sandbox's limits, or could not be judged",
         };
         Err(Fault::with(reason, verdict.reason))
     }
