@@ -21,7 +21,7 @@ impl Output {
     pub fn painted(self, line: &str) -> io::Result<()> {
         let mut out: Box<dyn Write> =
             if self.json { Box::new(io::stderr().lock()) } else { Box::new(io::stdout().lock()) };
-        writeln!(out, "{line}")
+        writeln!(out, "{line}").map_err(cannot_print)
     }
 
     /// Prints a line for programs, if one reads.
@@ -31,8 +31,13 @@ impl Output {
         }
         let mut line = serde_json::to_vec(value)?;
         line.push(b'\n');
-        io::stdout().lock().write_all(&line)
+        io::stdout().lock().write_all(&line).map_err(cannot_print)
     }
+}
+
+/// The error, with what it kept from being done.
+fn cannot_print(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("cannot print: {error}"))
 }
 
 /// A text without what would steer a terminal.

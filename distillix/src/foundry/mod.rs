@@ -27,6 +27,7 @@ pub mod orchestrate;
 pub mod output;
 pub mod overlap;
 pub mod prompts;
+mod python_lexis;
 pub mod record;
 pub mod sandbox;
 pub mod statistics;

@@ -2,7 +2,7 @@
 
 use super::record::Record;
 use crate::smelter::run_folder::sync_folder;
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use parquet::basic::{Compression, ConvertedType, Repetition, Type as Physical, ZstdLevel};
 use parquet::data_type::{ByteArray, ByteArrayType};
 use parquet::file::properties::WriterProperties;
@@ -80,15 +80,18 @@ impl SetWriter {
     /// # Errors
     /// When it cannot be written. The writer is of no use after that.
     pub fn write(&mut self, record: &Record) -> Result<()> {
-        let written = match &mut self.form {
-            Some(Form::Plain(file)) => Ok(file.write_all(&record.to_line()?)?),
-            Some(Form::Gzip(file)) => Ok(file.write_all(&record.to_line()?)?),
-            Some(Form::Zstd(file)) => Ok(file.write_all(&record.to_line()?)?),
-            Some(Form::Parquet(table)) => table.push(record),
-            None => Err(anyhow!("it is closed")),
-        };
-        let written: Result<()> = written;
-        written.with_context(|| format!("cannot write {}", self.path.display()))
+        self.push(record).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    fn push(&mut self, record: &Record) -> Result<()> {
+        match &mut self.form {
+            Some(Form::Plain(file)) => file.write_all(&record.to_line()?)?,
+            Some(Form::Gzip(file)) => file.write_all(&record.to_line()?)?,
+            Some(Form::Zstd(file)) => file.write_all(&record.to_line()?)?,
+            Some(Form::Parquet(table)) => table.push(record)?,
+            None => bail!("it is closed"),
+        }
+        Ok(())
     }
 
     /// Makes the file whole, puts it where its name says, and gives its size in bytes.

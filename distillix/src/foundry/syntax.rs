@@ -1,9 +1,10 @@
 //! Syntax trees.
 
 use super::language::Language;
+use super::python_lexis;
 use std::cell::RefCell;
 use std::ops::{ControlFlow, Range};
-use tree_sitter::{Node, ParseOptions, ParseState, Parser, Tree};
+use tree_sitter::{Node, ParseOptions, ParseState, Parser, Point, Tree};
 
 /// Texts of more bytes are not parsed: time and memory of a parser grow with what it is given.
 pub const MAX_BYTES: usize = 4 << 20;
@@ -27,7 +28,11 @@ impl Syntax {
         }
         let mut best: Option<Self> = None;
         for grammar in language.grammars() {
-            let Some(tree) = parse_with(&grammar, text, false) else { continue };
+            let Some(tree) =
+                parse_with(&grammar, &mut |at, _| text.as_bytes().get(at..).unwrap_or_default(), false)
+            else {
+                continue;
+            };
             let (errors, wrong_bytes) = errors(language, &tree);
             let syntax = Self { tree, errors, wrong_bytes };
             if best.as_ref().is_none_or(|best| syntax.errors.len() < best.errors.len()) {
@@ -43,14 +48,36 @@ impl Syntax {
     /// Parses `text` if all of it fits a grammar of the language, else `None`. That is much faster where it does not, as
     /// parsers take long to find out how else a text could be meant.
     pub fn parse_valid(language: Language, text: &str) -> Option<Self> {
+        Self::parse_strict(language, text).ok()
+    }
+
+    /// [`parse_valid`](Self::parse_valid), and where the text does not fit, how much of it shows that.
+    ///
+    /// # Errors
+    /// So many bytes of the text's beginning that no other text with the same ones fits; `usize::MAX` if that is not known.
+    pub fn parse_strict(language: Language, text: &str) -> Result<Self, usize> {
         if text.len() > MAX_BYTES {
-            return None;
+            return Err(usize::MAX);
         }
-        language.grammars().into_iter().find_map(|grammar| {
-            let tree = parse_with(&grammar, text, true)?;
-            let (errors, wrong_bytes) = errors(language, &tree);
-            errors.is_empty().then_some(Self { tree, errors, wrong_bytes })
-        })
+        if language == Language::Python
+            && let Some(read) = python_lexis::misfit(text)
+        {
+            return Err(read);
+        }
+        let mut most = 0;
+        for grammar in language.grammars() {
+            match parse_until_error(&grammar, text) {
+                Ok(tree) => {
+                    let (errors, wrong_bytes) = errors(language, &tree);
+                    if errors.is_empty() {
+                        return Ok(Self { tree, errors, wrong_bytes });
+                    }
+                    most = usize::MAX;
+                }
+                Err(read) => most = most.max(read),
+            }
+        }
+        Err(most)
     }
 
     /// True if the whole text fits the grammar.
@@ -64,8 +91,12 @@ impl Syntax {
     }
 }
 
-/// Parses; with `strict` not beyond the first error.
-fn parse_with(grammar: &tree_sitter::Language, text: &str, strict: bool) -> Option<Tree> {
+/// Parses the text that `read` gives from a byte on; with `strict` not beyond the first error.
+fn parse_with<'a>(
+    grammar: &tree_sitter::Language,
+    read: &mut impl FnMut(usize, Point) -> &'a [u8],
+    strict: bool,
+) -> Option<Tree> {
     thread_local! {
         static PARSER: RefCell<Parser> = RefCell::new(Parser::new());
     }
@@ -75,13 +106,26 @@ fn parse_with(grammar: &tree_sitter::Language, text: &str, strict: bool) -> Opti
             if strict && state.has_error() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
         let options = ParseOptions::new().progress_callback(&mut goes_on);
-        let bytes = text.as_bytes();
-        let tree =
-            parser.parse_with_options(&mut |at, _| bytes.get(at..).unwrap_or_default(), None, Some(options));
+        let tree = parser.parse_with_options(read, None, Some(options));
         // What was broken off must not go on with the next text.
         parser.reset();
         tree
     })
+}
+
+/// Parses until the first error. Where there is one, it showed within so many bytes, `usize::MAX` if the text's end may have been needed.
+fn parse_until_error(grammar: &tree_sitter::Language, text: &str) -> Result<Tree, usize> {
+    let bytes = text.as_bytes();
+    let mut seen = 0;
+    // By lines, to know what the parser has looked at.
+    let mut read = |at: usize, _| {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let line = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |end| end + 1);
+        seen = seen.max(if line == rest.len() { usize::MAX } else { at + line });
+        &rest[..line]
+    };
+    let tree = parse_with(grammar, &mut read, true);
+    tree.ok_or(seen)
 }
 
 fn visit_nodes<'tree>(tree: &'tree Tree, mut visit: impl FnMut(Node<'tree>) -> bool) {
@@ -115,9 +159,25 @@ fn errors(language: Language, tree: &Tree) -> (Vec<Range<usize>>, usize) {
                 node.byte_range().len().saturating_sub(right.map(|child| child.byte_range().len()).sum());
             return false;
         }
+        if node.has_error() {
+            errors.extend(hidden_error(&node).map(|at| at..at));
+        }
         node.has_error() || language == Language::Python
     });
     (errors, wrong)
+}
+
+/// Where something is missing in a node that no child of it shows, as the end of a statement before another in the same line is.
+fn hidden_error(node: &Node<'_>) -> Option<usize> {
+    let mut cursor = node.walk();
+    let children: Vec<Node<'_>> = node.children(&mut cursor).collect();
+    if children.iter().any(Node::has_error) {
+        return None;
+    }
+    let joined = |pair: &&[Node<'_>]| {
+        pair.iter().all(Node::is_named) && pair[0].end_position().row == pair[1].start_position().row
+    };
+    Some(children.windows(2).find(joined).map_or(node.end_byte(), |pair| pair[0].end_byte()))
 }
 
 #[cfg(test)]
@@ -173,6 +233,15 @@ mod tests {
         {
             assert!(!valid(text), "{text}");
         }
+    }
+
+    #[test]
+    fn statements_end_with_their_line() {
+        let errors = |text| Syntax::parse(Language::Python, text).expect("parses").errors;
+        assert_eq!(errors("a = 1\nb > c d: int\n"), [11..11]);
+        assert_eq!(errors("def f():\n    b > c d: int\n"), [18..18]);
+        assert!(errors("a = 1; b = 2  # c\nif a: b\nelse: c\n").is_empty());
+        assert!(Syntax::parse_valid(Language::Python, "b > c d: int\n").is_none());
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What is refused, and how.
 
-use crate::harness::Folder;
-use crate::mock::{Behaviour, Mock};
+use crate::harness::{Folder, Foundry};
+use crate::mock::{Behaviour, Mock, hash};
+use serde_json::json;
 use std::time::Duration;
 
 #[test]
@@ -36,8 +37,8 @@ fn a_key_goes_to_one_server_and_stays_there() {
     let (folder, mock) = (Folder::new(), Mock::start(behaviour));
     folder.prompts(1);
     let key = ["--key-env", "MY_KEY"];
-    for others in [&["--teacher", "openai:http://host/v1#m"], &["--judge", "openai:http://host/v1#m"]] {
-        let args = [&key[..], others].concat();
+    for option in ["--teacher", "--judge"] {
+        let args = [&key[..], &[option, "openai:http://host/v1#m", "--strategy", "best_of_n"]].concat();
         let (error, code) = folder.generate(&[&mock.openai()]).args(&args).env("MY_KEY", "sk-4711").error();
         assert!(code == 2 && error.contains("give each teacher its own"), "{error}");
     }
@@ -104,6 +105,29 @@ fn other_settings_are_no_silent_mixture() {
     assert_eq!(mock.requests(), 10);
     // What does not decide the answers may change.
     folder.generate(&[&mock.openai()]).args(&["--concurrency", "2"]).set(&["foundry.retries=3"]).ok();
+}
+
+#[test]
+fn a_full_disk_while_cleaning_leaves_the_former_set() {
+    let folder = Folder::new();
+    // Numbers that do not compress, more than a writer holds back.
+    let text = |record: u64| -> String {
+        let numbers = (0..250).map(|at| hash(&(record, at)));
+        numbers.map(|number| format!("{number:016x}\n")).collect()
+    };
+    let lines: String = (0..500).map(|i| format!("{}\n", json!({"text": text(i)}))).collect();
+    let input = folder.write("in.jsonl", lines);
+    for name in ["out.jsonl", "out.jsonl.gz", "out.jsonl.zst", "out.parquet"] {
+        let output = folder.write(name, "the former set");
+        let clean = Foundry::new("clean").arg(&input).args(&["--skip", "near", "--output"]).arg(&output);
+        let ran = clean.output_on_small_disk();
+        let error = String::from_utf8_lossy(&ran.stderr).into_owned();
+        let message = error.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+        assert!(message.contains(&format!("cannot write {}", output.display())), "{name}: {error}");
+        assert!(message.contains("File too large") && ran.status.code() == Some(1), "{name}: {error}");
+        assert_eq!(folder.read(name), b"the former set");
+        assert!(!folder.path(&format!("{name}.partial")).exists(), "{name}");
+    }
 }
 
 #[test]

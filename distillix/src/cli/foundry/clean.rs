@@ -1,16 +1,15 @@
 //! `distillix foundry clean`.
 
-use super::super::{Output, WrongUse, output::stderr, progress::Progress, threads};
+use super::super::{Output, WrongUse, output::stderr, progress::Progress, signals, threads};
 use super::wrong;
 use crate::foundry::clean::{CleanConfig, Cleaned, Job, Pipeline, Report, STAGES, clean_files};
 use crate::smelter::config::Config;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Cleans existing data, and makes one file of it that can be trained on.
 ///
@@ -98,15 +97,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     threads::set(args.threads)?;
     let config = args.config().map_err(wrong)?;
     let path = args.output.clone().ok_or_else(|| WrongUse("--output is missing".into()))?;
+    for written in args.dropped.iter().chain([&path]) {
+        refuse_input(&args.inputs, written)?;
+    }
     let mut pipeline = Pipeline::new(&config)?;
     let job = Job { inputs: args.inputs.clone(), output: path, dropped: args.dropped.clone() };
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // The second one ends at once.
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .context("cannot watch for signals")?;
-    }
+    let stop = signals::stop_flag()?;
     let mut bar = None;
     let mut told = false;
     let cleaned = clean_files(&job, &mut pipeline, &stop, |progress| {
@@ -135,6 +131,19 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         bytes as f64 / 1e6
     ))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What is dropped would be lost if the output took the place of an input.
+fn refuse_input(inputs: &[PathBuf], written: &Path) -> Result<()> {
+    let place = |path: &Path| path.canonicalize().ok();
+    if place(written).is_some() && inputs.iter().any(|input| place(input) == place(written)) {
+        let path = written.display();
+        return Err(WrongUse(format!(
+            "{path} is read: what is dropped would be lost, so write another file"
+        ))
+        .into());
+    }
+    Ok(())
 }
 
 fn print(output: Output, report: &Report) -> Result<()> {

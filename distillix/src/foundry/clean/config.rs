@@ -130,7 +130,7 @@ impl CleanConfig {
         for (key, value) in [("near_shingle", self.near_shingle), ("near_memory_mb", self.near_memory_mb)] {
             ensure!(value > 0, "foundry.clean.{key} must be at least 1");
         }
-        Ok(())
+        self.execute_limits().map(|_| ())
     }
 
     /// True if the stage runs.

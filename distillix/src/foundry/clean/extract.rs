@@ -25,23 +25,24 @@ const MAX_PARAGRAPHS: usize = 40;
 impl Stage for Extract {
     fn check(&self, draft: &mut Draft) -> Verdict {
         let record = draft.record();
-        let named = record.language.as_deref().map(str::trim).filter(|name| !name.is_empty());
         if !record.is_answer() {
             return Ok(());
         }
+        let named = record.language.clone().filter(|name| !name.trim().is_empty());
+        let named = named.as_deref().map(str::trim);
         let answer = without_thinking(draft.body())?;
         if named.is_some_and(|name| PROSE.iter().any(|prose| prose.eq_ignore_ascii_case(name))) {
             replace(draft, answer);
             return Ok(());
         }
         let wanted = draft.language();
-        let wants_code = named.is_some() || record.tests.is_some();
+        let wants_code = named.is_some() || draft.record().tests.is_some();
         let blocks = fences(&answer);
         let found = match (blocks.is_empty(), wanted) {
-            (true, _) => unfenced(&answer, wanted),
+            (true, _) => unfenced(draft, &answer, wanted),
             // A fence in a docstring is none. Backquotes are syntax in the shell and in JavaScript, so there it stays one.
             (_, Some(language @ (Language::Python | Language::Rust | Language::Go | Language::Java)))
-                if is_valid(language, &answer) =>
+                if may_hold(language, &answer[..blocks[0].range.start]) && is_valid(language, &answer) =>
             {
                 Some((Some(language), answer.clone()))
             }
@@ -99,6 +100,16 @@ fn is_valid(language: Language, code: &str) -> bool {
     !code.trim().is_empty() && Syntax::parse_valid(language, code).is_some()
 }
 
+/// True if a line that looks like a fence can be within something that begins in `before`, code of the language.
+fn may_hold(language: Language, before: &str) -> bool {
+    let marks: &[&str] = match language {
+        Language::Python => &["\"\"\"", "'''", "\\"],
+        Language::Go => &["`", "/*"],
+        _ => &["\"", "/*"],
+    };
+    marks.iter().any(|mark| before.contains(mark))
+}
+
 /// The longest, and of equals the first.
 fn longest<T>(all: impl Iterator<Item = T>, len: impl Fn(&T) -> usize) -> Option<T> {
     all.reduce(|best, next| if len(&next) > len(&best) { next } else { best })
@@ -144,9 +155,17 @@ fn unknown(blocks: &[Fence<'_>], named: &str) -> Option<(Option<Language>, Strin
 }
 
 /// The longest run of paragraphs that is valid code.
-fn unfenced(answer: &str, wanted: Option<Language>) -> Option<(Option<Language>, String)> {
-    let language = wanted.or_else(|| detect(answer))?;
-    if is_valid(language, answer) {
+fn unfenced(draft: &mut Draft, answer: &str, wanted: Option<Language>) -> Option<(Option<Language>, String)> {
+    // What is parsed as the body need not be parsed again.
+    let (language, fits) = match (wanted, answer == draft.body()) {
+        (Some(language), true) => (language, draft.adopt(language)),
+        (None, true) => draft.adopt_detected()?,
+        (_, false) => {
+            let language = wanted.or_else(|| detect(answer))?;
+            (language, is_valid(language, answer))
+        }
+    };
+    if fits && !answer.trim().is_empty() {
         return Some((Some(language), answer.to_owned()));
     }
     // In a shell, most prose is a valid command.
@@ -157,12 +176,24 @@ fn unfenced(answer: &str, wanted: Option<Language>) -> Option<(Option<Language>,
     if starts.len() > MAX_PARAGRAPHS + 1 {
         return None;
     }
-    let mut runs: Vec<&str> = (0..starts.len())
-        .flat_map(|from| (from + 1..starts.len()).map(move |to| (from, to)))
-        .map(|(from, to)| &answer[starts[from]..starts[to]])
-        .collect();
-    runs.sort_by_key(|run| std::cmp::Reverse(run.len()));
-    let code = runs.into_iter().find(|run| is_valid(language, run) && detect(run) == Some(language))?;
+    let mut runs: Vec<(usize, usize)> =
+        (0..starts.len()).flat_map(|from| (from + 1..starts.len()).map(move |to| (from, to))).collect();
+    runs.sort_by_key(|(from, to)| std::cmp::Reverse(starts[*to] - starts[*from]));
+    // How far each run from a paragraph was read when it turned out that none of those that go farther fits.
+    let mut wrong = vec![usize::MAX; starts.len()];
+    let code = runs.into_iter().find_map(|(from, to)| {
+        let run = &answer[starts[from]..starts[to]];
+        if run.len() >= wrong[from] || run.trim().is_empty() {
+            return None;
+        }
+        match Syntax::parse_strict(language, run) {
+            Ok(_) => (detect(run) == Some(language)).then_some(run),
+            Err(read) => {
+                wrong[from] = wrong[from].min(read);
+                None
+            }
+        }
+    })?;
     Some((Some(language), code.to_owned()))
 }
 

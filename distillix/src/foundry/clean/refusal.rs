@@ -55,7 +55,7 @@ impl Stage for Refusal {
             return Err(Fault::new("excuse in the place of code"));
         }
         // An answer may be code without a fence, which has the right to any words.
-        if draft.syntax().is_some_and(|syntax| syntax.is_valid()) {
+        if draft.valid_syntax().is_some() {
             return if is_excuse(body) { Err(Fault::new("excuse in the place of code")) } else { Ok(()) };
         }
         let head = plain(&body[..body.floor_char_boundary(HEAD)]);

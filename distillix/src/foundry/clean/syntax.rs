@@ -32,7 +32,7 @@ impl Stage for SyntaxCheck {
             (Some(language), _) => Some(language),
             (None, Some(_)) => None,
             // Nobody said that it is code: it has to be all of that.
-            (None, None) => detect(draft.body()).filter(|language| draft.adopt(*language)),
+            (None, None) => draft.adopt_detected().filter(|(_, fits)| *fits).map(|(language, _)| language),
         };
         let Some(language) = language else {
             return if self.wanted.is_empty() {
