@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Style, sentencepiece};
-use distillix::foundry::clean::{CleanConfig, Job, Outcome, Pipeline, clean_files};
+use distillix::foundry::clean::{CleanConfig, Draft, Job, Outcome, Pipeline, Stage, Verdict, clean_files};
 use distillix::foundry::ingest::Source;
 use distillix::foundry::output::SetWriter;
 use distillix::foundry::record::Record;
@@ -352,4 +352,32 @@ proptest! {
         let twice: Vec<Outcome> = again.clean(kept.clone());
         prop_assert_eq!(twice, kept.into_iter().map(Outcome::Kept).collect::<Vec<_>>());
     }
+}
+
+/// A stage whose means fail.
+struct Broken;
+
+impl Stage for Broken {
+    fn check(&self, _: &mut Draft) -> Verdict {
+        Ok(())
+    }
+
+    fn broken(&self) -> Option<String> {
+        Some("out of order".to_owned())
+    }
+}
+
+#[test]
+fn a_stage_that_cannot_judge_ends_the_cleaning() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (input, output) = (folder.path().join("in.jsonl"), folder.path().join("out.jsonl"));
+    write(&input, &[Record::text("a", PYTHON)]);
+    std::fs::write(&output, "as it was").expect("writes");
+    let mut pipeline = Pipeline::new(&CleanConfig::default()).expect("a pipeline");
+    pipeline.push("broken", Box::new(Broken));
+    let job = Job { inputs: vec![input], output: output.clone(), dropped: None };
+    let cleaned = clean_files(&job, &mut pipeline, &AtomicBool::new(false), |_| {});
+    let error = cleaned.expect_err("it cannot go on").to_string();
+    assert!(error.contains("stage broken") && error.contains("out of order"), "{error}");
+    assert_eq!(std::fs::read_to_string(&output).expect("reads"), "as it was");
 }

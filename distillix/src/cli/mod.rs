@@ -10,6 +10,7 @@ mod foundry;
 mod inspect;
 mod output;
 mod progress;
+mod signals;
 mod threads;
 mod tokenizer;
 mod train;

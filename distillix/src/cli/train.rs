@@ -1,7 +1,7 @@
 //! `distillix train`.
 
 use super::progress::Progress;
-use super::{DeviceArg, Output, WrongUse, threads};
+use super::{DeviceArg, Output, WrongUse, signals, threads};
 use crate::smelter::config::Config;
 use crate::smelter::data::SourceConfig;
 use crate::smelter::metrics::{Line, Validation};
@@ -104,12 +104,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     };
     // Once steps are made, the first signal asks for an end after the step. Before, and the second time, it ends at once.
     let end_at_once = Arc::new(AtomicBool::new(true));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&end_at_once))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&end_at_once)))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&options.stop)))
-            .context("cannot watch for signals")?;
-    }
+    signals::watch(&end_at_once, &[&end_at_once, &options.stop])?;
     let output = Output { json: args.json };
     output.prose(&format!("run folder: {}", options.out.display()))?;
     let mut display = Display::new(output);

@@ -364,9 +364,8 @@ impl FoundryConfig {
         if named.is_some() {
             return Ok((teachers, named));
         }
-        let judge = TeacherConfig::parse(name, &self.defaults).with_context(|| {
-            format!("foundry.judge is {name:?}: neither the name of a teacher nor KIND:URL#MODEL")
-        })?;
+        let judge = TeacherConfig::parse(name, &self.defaults)
+            .context("foundry.judge is neither the name of a teacher nor KIND:URL#MODEL")?;
         judge.validate("foundry.judge", false)?;
         let address = |teacher: &TeacherConfig| (teacher.kind, teacher.url.clone(), teacher.model.clone());
         let known = teachers.iter().position(|teacher| address(teacher) == address(&judge));
@@ -418,6 +417,10 @@ impl FoundryConfig {
             "foundry.judge chooses among candidates, which only the strategies best_of_n and consensus have"
         );
         self.clean.validate()?;
+        ensure!(
+            !self.system.as_deref().is_some_and(|text| text.contains('\0')),
+            "foundry.system has a NUL character, which no server takes"
+        );
         ensure!(
             (1..=1024).contains(&self.samples),
             "foundry.samples is {}, it must be from 1 to 1024",

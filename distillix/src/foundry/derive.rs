@@ -1,6 +1,7 @@
 //! From a store to a file: every answer with what the checks say of it, or only those that pass, cleaned.
 
 use super::clean::{CleanConfig, Draft, Fault, Outcome, Pipeline, Report, STAGES, Stage, Verdict};
+use super::orchestrate::UNVERIFIED;
 use super::output::SetWriter;
 use super::record::Record;
 use super::store::StoreReader;
@@ -68,6 +69,7 @@ pub fn derive(
             let outcomes = pipeline.clean(records.clone());
             records.into_iter().zip(outcomes).map(|(record, outcome)| noted(record, outcome)).collect()
         };
+        pipeline.check_stages()?;
         observe(seen);
         for record in outcomes {
             records += 1;
@@ -126,7 +128,8 @@ struct Tests;
 impl Stage for Tests {
     fn check(&self, draft: &mut Draft) -> Verdict {
         match draft.record().checks.get("tests").and_then(serde_json::Value::as_str) {
-            None | Some("pass") => Ok(()),
+            // What could not be run is no worse than what has no tests.
+            None | Some("pass" | UNVERIFIED) => Ok(()),
             Some("timeout") => Err(Fault::new("its tests ran out of time")),
             Some(_) => Err(Fault::new("it does not pass its tests")),
         }

@@ -2,12 +2,13 @@
 
 use super::clean::{CleanConfig, Outcome, Pipeline, STAGES};
 use super::language::Language;
-use super::orchestrate::{Tester, Verdict};
+use super::orchestrate::{Tester, UNVERIFIED, Verdict};
 use super::prompts::Prompt;
 use super::record::Record;
 use super::sandbox::{Limits, Options, Sandbox};
 use anyhow::{Context, Result};
 use futures::future::BoxFuture;
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::Semaphore;
 
@@ -23,14 +24,17 @@ struct Inner {
     extract: Mutex<Pipeline>,
     /// As many runs at a time as there are processors.
     permits: Semaphore,
+    /// The runs in which the sandbox failed, and why the last one did.
+    failures: Mutex<(u64, String)>,
+    options: Options,
 }
 
 impl SandboxTester {
-    /// A tester that has run nothing yet, with the time limit of the stage `execute`.
+    /// A tester that has run nothing yet, with a sandbox of these options and the time limit of the stage `execute`.
     ///
     /// # Errors
     /// When that is none that a sandbox takes.
-    pub fn new(config: &CleanConfig) -> Result<Self> {
+    pub fn new(config: &CleanConfig, options: Options) -> Result<Self> {
         let skip = STAGES.iter().map(|stage| stage.name).filter(|name| *name != "extract").map(str::to_owned);
         let extract = Pipeline::new(&CleanConfig { skip: skip.collect(), ..CleanConfig::default() })?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -39,7 +43,15 @@ impl SandboxTester {
             limits: config.execute_limits()?,
             extract: Mutex::new(extract),
             permits: Semaphore::new(processors),
+            failures: Mutex::default(),
+            options,
         })))
+    }
+
+    /// How many answers could not be tested because the sandbox failed, and why, if there were some.
+    pub fn unverified(&self) -> Option<String> {
+        let (count, why) = &*self.0.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        (*count > 0).then(|| format!("{count} answers are unverified, their tests could not be run: {why}"))
     }
 }
 
@@ -60,6 +72,15 @@ impl Tester for SandboxTester {
     }
 }
 
+/// What is run to test an answer: its code, or where that goes on within its prompt's function, as HumanEval's solutions do, both.
+pub(super) fn program<'a>(prompt: Option<&str>, code: &'a str) -> Cow<'a, str> {
+    let first = code.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    match prompt {
+        Some(prompt) if first.starts_with([' ', '\t']) => format!("{}\n{code}", prompt.trim_end()).into(),
+        _ => code.into(),
+    }
+}
+
 /// Whether the tests of a prompt are Python.
 fn is_python(prompt: &Prompt) -> bool {
     let language = prompt.language.as_deref().map_or(Some(Language::Python), Language::from_name);
@@ -68,7 +89,7 @@ fn is_python(prompt: &Prompt) -> bool {
 
 impl Inner {
     fn sandbox(&self) -> &Result<Sandbox, String> {
-        self.sandbox.get_or_init(|| Sandbox::new(Options::default()).map_err(|error| error.to_string()))
+        self.sandbox.get_or_init(|| Sandbox::new(self.options.clone()).map_err(|error| error.to_string()))
     }
 
     fn run(&self, prompt: &Prompt, answer: &str) -> Result<Verdict> {
@@ -80,7 +101,14 @@ impl Inner {
         record.language = Some(Language::Python.name().to_owned());
         let outcome = self.extract.lock().unwrap_or_else(PoisonError::into_inner).clean_one(record);
         let Outcome::Kept(Record { response: Some(code), .. }) = outcome else { return Ok(Some("fail")) };
-        let verdict = sandbox.run(&code, prompt.tests.as_deref(), &self.limits)?;
-        Ok(Some(verdict.verdict.name()))
+        match sandbox.run(&program(Some(&prompt.prompt), &code), prompt.tests.as_deref(), &self.limits) {
+            Ok(verdict) => Ok(Some(verdict.verdict.name())),
+            // Answers are paid for; that this machine cannot check one now must not end the run.
+            Err(error) => {
+                let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+                *failures = (failures.0 + 1, error.to_string());
+                Ok(Some(UNVERIFIED))
+            }
+        }
     }
 }

@@ -37,8 +37,8 @@ fn a_key_goes_to_one_server_and_stays_there() {
     let (folder, mock) = (Folder::new(), Mock::start(behaviour));
     folder.prompts(1);
     let key = ["--key-env", "MY_KEY"];
-    for others in [&["--teacher", "openai:http://host/v1#m"], &["--judge", "openai:http://host/v1#m"]] {
-        let args = [&key[..], others].concat();
+    for option in ["--teacher", "--judge"] {
+        let args = [&key[..], &[option, "openai:http://host/v1#m", "--strategy", "best_of_n"]].concat();
         let (error, code) = folder.generate(&[&mock.openai()]).args(&args).env("MY_KEY", "sk-4711").error();
         assert!(code == 2 && error.contains("give each teacher its own"), "{error}");
     }

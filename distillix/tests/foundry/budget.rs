@@ -64,6 +64,26 @@ fn no_limit_is_passed_whatever_the_concurrency_and_the_faults() {
 }
 
 #[test]
+fn what_a_failure_cost_is_what_the_server_counted_and_else_the_worst_case() {
+    let refused = Fault::Status(429, "slow down");
+    for (fault, assumed) in
+        [(Fault::WorkedInVain, 0), (Fault::ServerError, 10), (Fault::Status(408, ""), 10), (refused, 0)]
+    {
+        let plan = Box::new(move |_: &str, count| (count == 0).then_some(fault));
+        let (folder, mock) = (Folder::new(), Mock::start(Behaviour { plan, ..Behaviour::default() }));
+        folder.prompts(10);
+        folder.generate(&[&mock.openai()]).args(&["--concurrency", "2"]).ok();
+        let (status, seen) = (folder.status(), mock.seen.tokens.load(Ordering::SeqCst));
+        let booked = status["spent"]["input"].as_u64().unwrap() + status["spent"]["output"].as_u64().unwrap();
+        assert_eq!(status["assumed"], assumed, "{fault:?}");
+        assert!(
+            if assumed == 0 { booked == seen } else { booked > seen + 64 * 10 },
+            "{fault:?}: {booked}, {seen}"
+        );
+    }
+}
+
+#[test]
 fn a_server_that_uses_more_than_it_should_is_told_of_and_bounds_the_next() {
     let tokens = json!({"completion_tokens": 900});
     let dear = json!({"cost": 0.002});

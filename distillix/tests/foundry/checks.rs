@@ -37,6 +37,7 @@ fn behaviour() -> Behaviour {
 fn without_sandbox(text: &str) -> bool {
     let refused = text.contains("tests will not be run") || text.contains("cannot be chosen by their tests");
     if refused {
+        assert!(std::env::var_os("DISTILLIX_REQUIRE_SANDBOX").is_none(), "{text}");
         println!("skipped: {text}");
     }
     refused

@@ -57,7 +57,7 @@ fn records_with_tests_are_run_and_those_that_do_not_pass_are_dropped() {
     let stages = report["stages"].as_array().unwrap();
     let stage = stages.iter().find(|stage| stage["stage"] == "execute").unwrap();
     assert_eq!((&stage["seen"], &stage["dropped"]), (&json!(11), &json!(6)), "{stage}");
-    let reasons = json!({"broke the sandbox's limits, or is no Python": 2, "failed its tests": 3, "ran out of time": 1});
+    let reasons = json!({"broke the sandbox's limits, or could not be judged": 2, "failed its tests": 3, "ran out of time": 1});
     assert_eq!(stage["reasons"], reasons);
 
     let verdicts = |name: &str| -> Vec<(String, Value)> {

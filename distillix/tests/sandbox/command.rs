@@ -70,6 +70,49 @@ fn refuses_what_cannot_be_confined() {
     assert!(text(&output.stdout).contains("ran") && text(&output.stdout).contains("warning"));
 }
 
+/// Benchmarks keep their tests in forms of their own.
+#[test]
+fn clean_runs_tests_in_the_forms_of_benchmarks() {
+    if sandbox(&[]).is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let answer =
+        |sign: char| format!("def add(a, b):\n    \"\"\"Give the sum.\"\"\"\n    return a {sign} b\n");
+    let human_eval = |name: &str, sign| {
+        serde_json::json!({"task_id": name, "prompt": "def add(a, b):\n    \"\"\"Give the sum.\"\"\"\n", "entry_point": "add",
+            "completion": answer(sign), "test": "METADATA = {}\n\n\ndef check(candidate):\n    assert candidate(1, 1) == 2\n"})
+    };
+    let mbpp = |name: &str, sign| {
+        serde_json::json!({"task_id": name, "prompt": "Give the sum.", "code": answer(sign), "test_setup_code": "import math",
+            "test_list": ["assert add(1, 1) == 2", "assert add(2, 2) == math.sqrt(16)"]})
+    };
+    let body = |name: &str, sign: char| {
+        let mut record = human_eval(name, sign);
+        record["completion"] = format!("    total = a {sign} b\n    return total\n").into();
+        record["language"] = "python".into();
+        record
+    };
+    let lines = [
+        body("b+", '+'),
+        body("b-", '-'),
+        human_eval("h+", '+'),
+        human_eval("h-", '-'),
+        mbpp("m+", '+'),
+        mbpp("m-", '-'),
+    ];
+    let input = file(folder.path(), "in.jsonl", &lines.map(|line| format!("{line}\n")).concat());
+    let output = folder.path().join("out.jsonl");
+    let arguments =
+        ["foundry", "clean", &input, "--execute", "--skip", "exact", "--skip", "near", "--output"];
+    let done = Command::new(launcher()).args(arguments).arg(&output).output().expect("runs");
+    assert!(done.status.success(), "{}{}", text(&done.stdout), text(&done.stderr));
+    let kept = fs::read_to_string(&output).unwrap();
+    let kept: Vec<serde_json::Value> = kept.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ids: Vec<_> = kept.iter().map(|record| record["id"].as_str().unwrap()).collect();
+    assert_eq!(ids, ["b+", "h+", "m+"], "{}", text(&done.stdout));
+}
+
 #[test]
 fn wrong_use_has_its_own_exit_code() {
     assert_eq!(exec(&["a.py", "--timeout", "0"]).status.code(), Some(2));

@@ -4,15 +4,18 @@
 #![cfg(target_os = "linux")]
 
 mod attacks;
+mod cheats;
 mod clean;
 mod command;
+mod failures;
 mod host;
 mod prompts;
 mod run_attacks;
 mod verdicts;
 
-use distillix::foundry::sandbox::{Layer, Options, Sandbox, SandboxError};
+use distillix::foundry::sandbox::{Layer, Limits, Options, Sandbox, SandboxError, Verdict};
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 /// The layers that containers often do not give.
 const NAMESPACES: [Layer; 6] = [
@@ -45,4 +48,22 @@ fn sandbox(without: &[Layer]) -> Option<Sandbox> {
         }
         Err(error) => panic!("{error}"),
     }
+}
+
+/// The verdicts of many samples, code and tests, with `parallel` runs at a time.
+fn run_all(sandbox: &Sandbox, samples: &[(&str, Option<&str>)], parallel: usize) -> Vec<Verdict> {
+    let (next, verdicts) = (Mutex::new(0..samples.len()), Mutex::new(vec![None; samples.len()]));
+    std::thread::scope(|scope| {
+        for _ in 0..parallel {
+            scope.spawn(|| {
+                loop {
+                    let Some(at) = next.lock().unwrap().next() else { break };
+                    let (code, tests) = samples[at];
+                    let verdict = sandbox.run(code, tests, &Limits::default()).expect("the sandbox works");
+                    verdicts.lock().unwrap()[at] = Some(verdict);
+                }
+            });
+        }
+    });
+    verdicts.into_inner().unwrap().into_iter().map(|verdict| verdict.expect("all were run")).collect()
 }

@@ -1,8 +1,7 @@
 //! The tests of our own prompts accept right answers and find wrong ones.
 
-use super::sandbox;
+use super::{run_all, sandbox};
 use distillix::foundry::prompts::builtin::{prompts, tasks};
-use distillix::foundry::sandbox::Limits;
 
 #[test]
 fn tests_of_tasks_accept_their_solutions() {
@@ -10,8 +9,7 @@ fn tests_of_tasks_accept_their_solutions() {
     let tested: Vec<_> = tasks().iter().filter(|task| task.tests.is_some()).collect();
     let samples: Vec<_> =
         tested.iter().map(|task| (task.solution.as_deref().unwrap(), task.tests.as_deref())).collect();
-    for (task, verdict) in tested.iter().zip(sandbox.run_all(&samples, &Limits::default(), 2)) {
-        let verdict = verdict.expect("the sandbox works");
+    for (task, verdict) in tested.iter().zip(run_all(&sandbox, &samples, 2)) {
         assert!(verdict.passed(), "{}: {}\n{}", task.name, verdict.reason, verdict.stderr);
     }
 }
@@ -33,8 +31,8 @@ fn tests_of_tasks_find_answers_that_do_nothing() {
     let stubs: Vec<String> = tested.iter().map(|task| stub(task.solution.as_deref().unwrap())).collect();
     let samples: Vec<_> =
         tested.iter().zip(&stubs).map(|(task, stub)| (stub.as_str(), task.tests.as_deref())).collect();
-    for (task, verdict) in tested.iter().zip(sandbox.run_all(&samples, &Limits::default(), 2)) {
-        assert!(!verdict.expect("the sandbox works").passed(), "{} accepts anything", task.name);
+    for (task, verdict) in tested.iter().zip(run_all(&sandbox, &samples, 2)) {
+        assert!(!verdict.passed(), "{} accepts anything", task.name);
     }
 }
 
@@ -59,8 +57,7 @@ fn tests_of_made_up_tasks_accept_their_reference_and_find_others() {
         .zip(&answers)
         .map(|((_, tests), answer)| (answer.as_str(), Some(tests.as_str())))
         .collect();
-    for (sample, verdict) in samples.iter().zip(sandbox.run_all(&samples, &Limits::default(), 2)) {
-        let verdict = verdict.expect("the sandbox works");
+    for (sample, verdict) in samples.iter().zip(run_all(&sandbox, &samples, 2)) {
         assert!(verdict.passed(), "{}\n{}\n{}", sample.0, verdict.reason, verdict.stderr);
     }
     // The answer to another task: now and then it is right by accident.
@@ -74,10 +71,6 @@ fn tests_of_made_up_tasks_accept_their_reference_and_find_others() {
         })
         .collect();
     let samples: Vec<_> = wrong.iter().map(|(code, tests)| (code.as_str(), Some(*tests))).collect();
-    let passed = sandbox
-        .run_all(&samples, &Limits::default(), 2)
-        .iter()
-        .filter(|v| v.as_ref().unwrap().passed())
-        .count();
+    let passed = run_all(&sandbox, &samples, 2).iter().filter(|verdict| verdict.passed()).count();
     assert!(passed * 20 < samples.len(), "{passed} of {} wrong answers pass", samples.len());
 }

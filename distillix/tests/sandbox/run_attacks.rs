@@ -48,15 +48,17 @@ fn run(sandbox: &Sandbox, attack: &Attack) -> Vec<String> {
 fn all_contained(without: &[Layer]) {
     let Some(sandbox) = sandbox(without) else { return };
     let mut failures = Vec::new();
+    let mut missing = Vec::new();
     for attack in ATTACKS {
         let problems = run(&sandbox, attack);
-        let next = sandbox.run("print(6 * 7)", Some("pass\nassert 1"), &Limits::default());
+        let next = sandbox.run("x = 6 * 7\nprint(x)", Some("assert x == 42"), &Limits::default());
         let next_runs = next.as_ref().is_ok_and(|verdict| verdict.passed() && verdict.stdout == "42\n");
+        let layers = next.iter().flat_map(|verdict| verdict.layers.missing());
+        missing = layers.map(|state| format!("{}: {}", state.layer, state.detail)).collect();
         if !problems.is_empty() || !next_runs {
             failures.push(format!("{}: {}; next sample: {next:?}", attack.name, problems.join("; ")));
         }
     }
-    let missing: Vec<_> = sandbox.layers().missing().map(|s| format!("{}: {}", s.layer, s.detail)).collect();
     println!("{} attacks; layers missing: {missing:#?}", ATTACKS.len());
     assert!(failures.is_empty(), "{} of {}:\n{}", failures.len(), ATTACKS.len(), failures.join("\n"));
 }

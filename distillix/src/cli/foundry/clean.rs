@@ -1,16 +1,15 @@
 //! `distillix foundry clean`.
 
-use super::super::{Output, WrongUse, output::stderr, progress::Progress, threads};
+use super::super::{Output, WrongUse, output::stderr, progress::Progress, signals, threads};
 use super::wrong;
 use crate::foundry::clean::{CleanConfig, Cleaned, Job, Pipeline, Report, STAGES, clean_files};
 use crate::smelter::config::Config;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::Serialize;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 /// Cleans existing data, and makes one file of it that can be trained on.
 ///
@@ -103,13 +102,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut pipeline = Pipeline::new(&config)?;
     let job = Job { inputs: args.inputs.clone(), output: path, dropped: args.dropped.clone() };
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // The second one ends at once.
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .context("cannot watch for signals")?;
-    }
+    let stop = signals::stop_flag()?;
     let mut bar = None;
     let mut told = false;
     let cleaned = clean_files(&job, &mut pipeline, &stop, |progress| {

@@ -4,17 +4,18 @@ use super::display::Display;
 use super::{FoundryArgs, Output, beside, block_on, wrong};
 use crate::cli::WrongUse;
 use crate::cli::progress::Progress;
-use crate::foundry::config::{FoundryConfig, TeacherConfig};
+use crate::cli::signals;
+use crate::foundry::config::FoundryConfig;
 use crate::foundry::derive::{self, derive};
 use crate::foundry::generate::{Ended, Event, Options, Summary, generate};
 use crate::foundry::output::SetWriter;
-use crate::foundry::prompts::{Prompt, builtin, file};
+use crate::foundry::prompts::{builtin, file};
+use crate::foundry::sandbox;
 use crate::foundry::tester::SandboxTester;
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// Asks teachers, and writes what they answer into a file to train on.
 ///
@@ -95,17 +96,20 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let store = args.store.clone().unwrap_or_else(|| beside(&args.output));
     let output = Output { json: args.json };
     let mut display = Display::new(output);
+    let tester = Arc::new(SandboxTester::new(&clean, sandbox::Options::default()).map_err(wrong)?);
     let options = Options {
         config,
         store: store.clone(),
         retry_failed: args.retry_failed,
         allow_changes: args.allow_changes,
-        tester: Arc::new(SandboxTester::new(&clean).map_err(wrong)?),
-        stop: stop_on_signals()?,
+        tester: Arc::<SandboxTester>::clone(&tester),
+        stop: signals::stop_flag()?,
     };
     let builtin = args.builtin.map(|count| count.unwrap_or(builtin::tasks().len()));
     let ours = builtin.map(|count| builtin::prompts(0).take(count)).into_iter().flatten().map(Ok);
-    let prompts = ours.chain(prompts(&args.prompts));
+    // A file that is not there is noticed before a server is asked for anything.
+    let files = args.prompts.iter().map(|path| file::prompts(path)).collect::<Result<Vec<_>>>()?;
+    let prompts = ours.chain(files.into_iter().flatten());
     let summary = block_on(generate(options, prompts, &mut |event| {
         if let Event::Begin { .. } = event {
             display.store(&store);
@@ -114,6 +118,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }));
     display.finish();
     let summary = summary?;
+    if let Some(why) = tester.unverified() {
+        display.show(Event::Warning(why));
+    }
     let options = derive::Options { clean, only_clean: args.clean, with_logprobs: args.with_logprobs };
     let mut progress = Progress::new("checking answers", None);
     let derived = derive(&store, &args.output, &options, &mut |seen| progress.at(seen))?;
@@ -127,8 +134,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 fn end(summary: &Summary, records: u64) -> Result<ExitCode> {
     match &summary.ended {
         Some(Ended::Teacher(why)) => bail!("the teacher is of no use: {why}"),
-        // As a shell says it of a command that SIGINT ended.
-        Some(Ended::Stopped) => Ok(ExitCode::from(130)),
+        Some(Ended::Stopped) => Ok(ExitCode::from(signals::STOPPED)),
         _ if records == 0 && summary.status.done > 0 => {
             bail!("no answer passes the checks, so nothing was written: without --clean, `checks` says why")
         }
@@ -154,30 +160,6 @@ fn config(args: &Args) -> Result<FoundryConfig> {
     config.max_requests = args.max_requests.or(config.max_requests);
     config.validate().map_err(wrong)?;
     // A judge may be another server.
-    let judge = config.judge.as_deref().filter(|judge| judge.contains("://"));
-    let judge =
-        judge.map(|judge| TeacherConfig::parse(judge, &config.defaults)).transpose().map_err(wrong)?;
-    args.foundry.check_key(&config.resolved_teachers()?.into_iter().chain(judge).collect::<Vec<_>>())?;
+    args.foundry.check_key(&config.resolved_with_judge()?.0)?;
     Ok(config)
-}
-
-/// The prompts of all files, one file after the other.
-fn prompts(paths: &[PathBuf]) -> impl Iterator<Item = Result<Prompt>> {
-    paths.iter().flat_map(|path| -> Box<dyn Iterator<Item = Result<Prompt>>> {
-        match file::prompts(path) {
-            Ok(prompts) => Box::new(prompts),
-            Err(error) => Box::new(std::iter::once(Err(error))),
-        }
-    })
-}
-
-/// Set by the first signal; the second ends the program.
-fn stop_on_signals() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
-            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
-            .context("cannot watch for signals")?;
-    }
-    Ok(stop)
 }

@@ -1,6 +1,7 @@
 //! `distillix foundry prompts`.
 
 use super::{Output, WrongUse};
+use crate::foundry::ingest::Source;
 use crate::foundry::language::Language;
 use crate::foundry::prompts::code::{self, Kind};
 use crate::foundry::prompts::{Prompt, builtin, evolve, file};
@@ -33,7 +34,7 @@ pub(in crate::cli) struct Args {
     /// N prompts of ours: first the tasks we wrote, then variants of them and made-up ones.
     #[arg(long, value_name = "N", group = "source")]
     builtin: Option<usize>,
-    /// Files and folders of code whose functions are asked about.
+    /// Files, folders and archives of code whose functions are asked about.
     #[arg(long, value_name = "PATH", num_args = 1.., group = "source")]
     code: Vec<PathBuf>,
     /// What to ask about them. Repeatable. [default: all]
@@ -90,26 +91,19 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prompts about the functions of files and folders; files that git ignores are left out, and so are those that are no text.
+/// Prompts about the functions of whatever `foundry clean` reads; what is no code in a language of ours is left out.
 fn of_code(args: &Args) -> Result<Vec<Prompt>> {
     let kinds = if args.kind.is_empty() { Kind::ALL.to_vec() } else { args.kind.clone() };
     let mut prompts = Vec::new();
-    for root in &args.code {
-        ensure!(root.exists(), "{} does not exist", root.display());
-        let mut walk = ignore::WalkBuilder::new(root);
-        // The order of a folder differs between file systems.
-        walk.sort_by_file_path(Path::cmp);
-        for entry in walk.build() {
-            let entry = entry?;
-            let Some(language) = Language::from_path(entry.path()) else { continue };
-            if !entry.file_type().is_some_and(|kind| kind.is_file()) {
-                continue;
-            }
-            let Ok(text) = std::fs::read_to_string(entry.path()) else { continue };
-            let origin = entry.path().display().to_string();
-            prompts.extend(code::prompts(language, &text, &origin, &kinds, args.seed));
+    Source::new(&args.code, &[])?.read(&mut |raw| {
+        if let Ok(Record { text: Some(text), language: Some(language), source: Some(source), .. }) =
+            raw.into_record()
+            && let Some(language) = Language::from_name(&language)
+        {
+            prompts.extend(code::prompts(language, &text, &source, &kinds, args.seed));
         }
-    }
+        Ok(())
+    })?;
     Ok(prompts)
 }
 

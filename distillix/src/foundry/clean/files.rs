@@ -83,7 +83,9 @@ pub fn clean_files(
                 for wrong in bad.into_iter().filter_map(Result::err) {
                     reading.count_unreadable(wrong);
                 }
-                for outcome in pipeline.clean(good.into_iter().filter_map(Result::ok).collect()) {
+                let outcomes = pipeline.clean(good.into_iter().filter_map(Result::ok).collect());
+                pipeline.check_stages()?;
+                for outcome in outcomes {
                     match outcome {
                         Outcome::Kept(record) => output.write(&record)?,
                         Outcome::Dropped(outcome) => {

@@ -89,6 +89,11 @@ pub trait Stage: Send + Sync {
         Ok(())
     }
 
+    /// Why the stage cannot judge any more, which ends the cleaning.
+    fn broken(&self) -> Option<String> {
+        None
+    }
+
     /// What the report should say of the stage beside its counts.
     fn remark(&self) -> Option<String> {
         None

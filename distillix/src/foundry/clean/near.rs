@@ -3,6 +3,7 @@
 use super::minhash::{HASHES, Sketch, sketch};
 use super::{CleanConfig, Draft, Fault, Stage, Verdict};
 use crate::foundry::tokens::mix;
+use std::iter;
 
 /// Rows in a band: so many minima have to be equal for two records to be compared.
 const ROWS: usize = 5;
@@ -10,6 +11,8 @@ const ROWS: usize = 5;
 const BANDS: usize = 25;
 /// Records of one key in a band beyond this many are not entered; what they share says little.
 const CROWD: usize = 24;
+/// Responses of fewer bytes may well be the same to questions that differ.
+const SHORT: usize = 160;
 /// Memory of a record: its sketch, and its entries in tables that are between 3/8 and 3/4 full.
 const BYTES: usize = HASHES + BANDS * 8 * 8 / 3;
 
@@ -24,7 +27,8 @@ pub struct Signature {
 ///
 /// Two records are alike if the Jaccard similarity of their sets of shingles, estimated from 256 minima of 8 bits each (standard
 /// error 0.025 at 0.8), reaches the config's `near_similarity`. A shingle is a run of tokens within a line, so that moved lines and
-/// lines put in between change few of them. Memory is bounded: records are kept in two generations, and when the newer one is full,
+/// lines put in between change few of them. Of a prompt and its response only the response counts: several answers to one question, or
+/// about one file, share most of what was asked. Memory is bounded: records are kept in two generations, and when the newer one is full,
 /// the older one is forgotten.
 pub struct Near {
     similarity: f64,
@@ -68,7 +72,12 @@ impl Near {
 
 impl Stage for Near {
     fn check(&self, draft: &mut Draft) -> Verdict {
-        let minima = sketch(draft.record().texts(), self.shingle);
+        let record = draft.record();
+        let minima = match record.response.as_deref() {
+            Some(response) if response.len() < SHORT => None,
+            Some(response) => sketch(iter::once(response), self.shingle),
+            None => sketch(record.texts(), self.shingle),
+        };
         draft.signature = minima.map(|(sketch, minima)| {
             Box::new(Signature {
                 sketch,
@@ -196,6 +205,23 @@ mod tests {
             wrong += usize::from(!settle(&mut stage, &far));
         }
         assert!(found >= 298 && wrong == 0, "{found} {wrong}");
+    }
+
+    #[test]
+    fn of_answers_the_response_decides() {
+        let mut stage = Near::new(&CleanConfig::default());
+        let mut settle = |prompt: &str, response: &str| {
+            let mut draft = Draft::new(Record::answer("a", prompt, response));
+            stage.check(&mut draft).and_then(|()| stage.settle(&draft)).is_ok()
+        };
+        let (question, answer) = (text(0, 0..60), text(1, 0..20));
+        assert!(settle(&question, &answer));
+        assert!(settle(&question, &text(2, 0..20)), "another answer");
+        assert!(!settle(&text(3, 0..60), &answer), "the same answer");
+        assert!(
+            settle(&question, "return value + 1\n") && settle(&text(3, 0..60), "return value + 1\n"),
+            "short"
+        );
     }
 
     #[test]

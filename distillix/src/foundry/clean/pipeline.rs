@@ -3,7 +3,7 @@
 use super::report::{Report, StageReport};
 use super::{CleanConfig, Draft, Fault, STAGES, Stage};
 use crate::foundry::record::Record;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -112,6 +112,19 @@ impl Pipeline {
         };
         self.reports[at].count(reason, &detail, &record);
         Outcome::Dropped(Dropped { stage: self.reports[at].stage, reason, detail, record })
+    }
+
+    /// Whether all stages still judge. Ask after each batch: where one does not, what was said of the batch is void.
+    ///
+    /// # Errors
+    /// Which stage does not, and why.
+    pub fn check_stages(&self) -> Result<()> {
+        for (stage, report) in self.stages.iter().zip(&self.reports) {
+            if let Some(why) = stage.broken() {
+                bail!("the cleaning stage {} cannot go on: {why}", report.stage);
+            }
+        }
+        Ok(())
     }
 
     /// What the stages did so far.

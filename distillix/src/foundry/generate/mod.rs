@@ -105,14 +105,15 @@ pub async fn generate(
     config.validate()?;
     let teachers = config.resolved_teachers()?;
     ensure!(!teachers.is_empty(), "there is no teacher: give --teacher, or foundry.teachers in a config");
+    // A run that cannot begin leaves no store behind.
+    let (gates, judge) = gates(&config, observe).await?;
+    let limits = Limits { cost: config.max_cost, tokens: config.max_tokens, requests: config.max_requests };
+    check_budget(&limits, &gates, config.max_output_tokens)?;
     let store = Store::open(&store)?;
     let settings = settings(&config, &teachers);
     if !allow_changes {
         check_settings(&store, &settings)?;
     }
-    let (gates, judge) = gates(&config, observe).await?;
-    let limits = Limits { cost: config.max_cost, tokens: config.max_tokens, requests: config.max_requests };
-    check_budget(&limits, &gates, config.max_output_tokens)?;
     let plan = Key::of("plan", &settings)?;
     let address =
         |prompt: &Prompt| Key::of("outcome", &(plan.hex(), &prompt.prompt, &prompt.tests, &prompt.language));

@@ -61,7 +61,7 @@ pub fn record_of(mut fields: Map<String, Value>, place: String) -> Result<Record
         fields.remove("extra");
         fields.extend(extra);
     }
-    join("tests", &mut fields, &["tests", "test", "test_list"]);
+    normalize_tests(&mut fields);
     if let Some(id @ Value::Number(_)) = fields.get("id") {
         let id = id.to_string();
         fields.insert("id".to_owned(), id.into());
@@ -108,6 +108,33 @@ fn normalize_messages(messages: &mut Value) {
                 _ => {}
             }
         }
+    }
+}
+
+/// Brings the tests of other people's data into one text under `tests`, which a sandbox can run as it is: MBPP's list of assertions
+/// with what has to run before them, HumanEval's `check(candidate)` with the call that its runner makes.
+pub(in crate::foundry) fn normalize_tests(fields: &mut Map<String, Value>) {
+    join("tests", fields, &["tests", "test", "test_list"]);
+    for setup in ["test_setup_code", "test_imports"] {
+        join(setup, fields, &[setup]);
+        let Some(code) = fields.get(setup).and_then(Value::as_str).filter(|code| !code.trim().is_empty())
+        else {
+            continue;
+        };
+        let code = code.to_owned();
+        if let Some(Value::String(tests)) = fields.get_mut("tests") {
+            *tests = format!("{code}\n{tests}");
+            fields.remove(setup);
+        }
+    }
+    let name = fields.get("entry_point").and_then(Value::as_str);
+    let is_name = |name: &&str| name.chars().all(|c| c.is_alphanumeric() || matches!(c, '_' | '.'));
+    if let Some(call) = name.filter(is_name).map(|name| format!("check({name})"))
+        && let Some(Value::String(tests)) = fields.get_mut("tests")
+        && tests.lines().any(|line| line.starts_with("def check("))
+        && !tests.lines().any(|line| line.trim_start().starts_with("check("))
+    {
+        *tests = format!("{}\n\n\n{call}\n", tests.trim_end());
     }
 }
 
@@ -160,6 +187,16 @@ mod tests {
         let record = read(mbpp).expect("reads");
         assert_eq!((record.id.as_str(), record.response.as_deref()), ("2", Some("x")));
         assert_eq!(record.tests.as_deref(), Some("assert a\nassert b"));
+        let setup =
+            json!({"prompt": "p", "code": "x", "test_list": ["assert a"], "test_setup_code": "import b"});
+        assert_eq!(read(setup).expect("reads").tests.as_deref(), Some("import b\nassert a"));
+        let human_eval = json!({"prompt": "p", "response": "x", "entry_point": "f",
+            "test": "METADATA = {}\n\ndef check(candidate):\n    assert candidate(1)\n"});
+        let record = read(human_eval).expect("reads");
+        assert!(record.tests.as_deref().is_some_and(|tests| tests.ends_with("(1)\n\n\ncheck(f)\n")));
+        // Read again, as it was written.
+        let again = serde_json::to_value(&record).expect("writes");
+        assert_eq!(read(again).expect("reads").tests, record.tests);
         let chat = json!({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]});
         let record = read(chat).expect("reads");
         assert_eq!((record.body(), record.id.as_str()), (Some("a"), "f.jsonl:1"));

@@ -9,6 +9,7 @@ mod lines;
 mod parquet;
 mod raw;
 
+pub(in crate::foundry) use fields::normalize_tests;
 pub use raw::{Raw, Unreadable};
 
 use crate::foundry::language::Language;

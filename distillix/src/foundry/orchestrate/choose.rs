@@ -13,8 +13,11 @@ use serde_json::{Map, Value, json};
 use std::collections::HashSet;
 use std::fmt::Write;
 
-/// What the tests say of an answer: `pass`, `fail`, `timeout` or `error`; `None` where they cannot be run.
+/// What the tests say of an answer: `pass`, `fail`, `timeout`, `error` or [`UNVERIFIED`]; `None` where they cannot be run.
 pub type Verdict = Option<&'static str>;
+
+/// The verdict where running the tests did not work, which says nothing of the answer.
+pub const UNVERIFIED: &str = "unverified";
 
 /// Runs the tests of prompts on answers.
 pub trait Tester: Send + Sync {
@@ -61,7 +64,7 @@ pub(super) async fn choose(
         for candidate in candidates {
             verdicts.push(tester.test(&unit.prompt, &candidate.text).await.map_err(Unanswered::Store)?);
         }
-        if verdicts.iter().any(Option::is_some) {
+        if verdicts.iter().flatten().any(|verdict| *verdict != UNVERIFIED) {
             return Ok(by_tests(engine.config.strategy, &verdicts, candidates));
         }
     }

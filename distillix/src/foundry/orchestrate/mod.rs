@@ -11,7 +11,7 @@ mod tries;
 mod window;
 mod worst;
 
-pub use choose::{Tester, Verdict, chooses};
+pub use choose::{Tester, UNVERIFIED, Verdict, chooses};
 pub use engine::{Engine, Unanswered};
 pub use gate::{Gate, GateReport};
 pub use strategy::{Unit, outcomes_a_prompt, solve};

@@ -1,8 +1,10 @@
 //! Prompts from JSONL: `prompt`, and where wanted `id`, `tests` and `language` on each line; `.gz` and `.zst` too.
 
 use super::Prompt;
+use crate::foundry::ingest::normalize_tests;
 use crate::smelter::data::jsonl;
 use anyhow::{Context, Result, anyhow, ensure};
+use serde_json::Value;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 
@@ -65,13 +67,19 @@ impl Iterator for Lines {
 fn prompt(line: &[u8]) -> Result<Prompt> {
     let text = std::str::from_utf8(line)
         .map_err(|error| anyhow!("it is not valid UTF-8 at byte {}", error.valid_up_to() + 1))?;
-    let prompt: Prompt = serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| {
+    let mut prompt: Prompt = serde_json::from_str(text.trim_start_matches('\u{feff}')).map_err(|error| {
         let message = error.to_string();
         let what = message.split(" at line ").next().unwrap_or(&message);
         let kind = if error.is_data() { "" } else { "it is not JSON: " };
         anyhow!("{kind}{what} (column {})", error.column())
     })?;
     ensure!(!prompt.prompt.trim().is_empty(), "`prompt` is empty");
+    // Under the names that benchmarks give them, too.
+    prompt.extra.extend(prompt.tests.take().map(|tests| ("tests".to_owned(), tests.into())));
+    normalize_tests(&mut prompt.extra);
+    if let Some(Value::String(tests)) = prompt.extra.remove("tests") {
+        prompt.tests = Some(tests);
+    }
     let texts =
         [("prompt", Some(&prompt.prompt)), ("tests", prompt.tests.as_ref()), ("id", prompt.id.as_ref())];
     for (key, text) in texts {
@@ -102,6 +110,12 @@ mod tests {
             r#"{"id":"x","prompt":"a","tests":"assert 1","language":"python","topic":"lists"}"#
         );
         assert_eq!(read[1].prompt, "b");
+        std::fs::write(
+            &path,
+            r#"{"prompt":"a","entry_point":"f","test":"def check(candidate):\n    assert candidate(1)\n"}"#,
+        )?;
+        let human_eval = prompts(&path)?.next().unwrap()?;
+        assert!(human_eval.tests.is_some_and(|tests| tests.ends_with("\ncheck(f)\n")));
         for (bad, why) in [
             ("{\"prompt\":\"a\\u0000b\"}", "NUL"),
             ("{\"prompt\":\" \"}", "`prompt` is empty"),

@@ -3,8 +3,8 @@
 use super::cgroup::{Cgroup, Place};
 use super::launcher;
 use super::protocol::{LAUNCHER, Report, Request};
-use super::python;
-use super::{Layers, Limits, Options, Outcome, Python, SandboxError, Verdict};
+use super::python::{self, Python};
+use super::{Limits, Options, Outcome, SandboxError, Verdict};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::ffi::OsStr;
 use std::io::{Read, Write};
@@ -12,8 +12,8 @@ use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// Whether the program that is running would act as a launcher if started as one.
@@ -21,6 +21,9 @@ static IS_LAUNCHER: AtomicBool = AtomicBool::new(false);
 
 /// How much longer than its sample's time a launcher may take: to start, to end everything, to report.
 const GRACE: Duration = Duration::from_secs(60);
+
+/// A machine that is busy, or short of memory for a moment, is no reason to give up: how long to wait before each further attempt.
+const PAUSES: [Duration; 2] = [Duration::from_millis(300), Duration::from_secs(2)];
 
 /// System folders and files that programs need, where they exist.
 const SYSTEM: [&str; 9] =
@@ -52,7 +55,6 @@ struct Inner {
     temporary: PathBuf,
     place: Result<Place, String>,
     options: Options,
-    layers: Layers,
 }
 
 impl Sandbox {
@@ -84,63 +86,26 @@ impl Sandbox {
                 "no folder for temporary files can be reached by an unprivileged user".to_owned(),
             )
         })?;
-        let mut inner =
-            Inner { launcher, python, readable, temporary, place, options, layers: Layers::default() };
+        let inner = Inner { launcher, python, readable, temporary, place, options };
         let verdict = inner.run("sandbox.py", "pass", None, &Limits::default())?;
         if verdict.verdict != Outcome::Pass {
             let Verdict { reason, stderr, .. } = verdict;
             return Err(SandboxError::Failed(format!("an empty program does not pass: {reason} {stderr}")));
         }
-        inner.layers = verdict.layers;
         Ok(Sandbox(Arc::new(inner)))
-    }
-
-    /// The state of the layers on this machine.
-    pub fn layers(&self) -> &Layers {
-        &self.0.layers
-    }
-
-    /// The interpreter that samples run in.
-    pub fn python(&self) -> &Python {
-        &self.0.python
     }
 
     /// Runs `code`, then `tests` in the same module. Waits for the end; call it from several threads to run several.
     ///
     /// With tests, code is imported as the module `solution`, and the tests see its names. They may assert at their
-    /// top level, call `unittest.main()`, or only define `test…` functions or unittest cases, which are then called. Without tests,
-    /// code runs as a program, with an empty stdin.
+    /// top level; functions named `test…` (coroutines too), unittest cases and classes named `Test…` that have not run by then are
+    /// run after it. Tests that check nothing, or of which one cannot be run, are an error. Without tests, code runs as a program,
+    /// with an empty stdin.
     ///
     /// # Errors
-    /// The sandbox failed, or what it rests on went away. Whatever the sample does is a verdict, not an error.
+    /// The sandbox failed three times in a row, or what it rests on went away. Whatever the sample does is a verdict, not an error.
     pub fn run(&self, code: &str, tests: Option<&str>, limits: &Limits) -> Result<Verdict, SandboxError> {
         self.0.run("solution.py", code, tests, limits)
-    }
-
-    /// [`run`](Self::run)s every (code, tests), `parallel` at a time; the verdicts are in the order of the samples.
-    pub fn run_all(
-        &self,
-        samples: &[(&str, Option<&str>)],
-        limits: &Limits,
-        parallel: usize,
-    ) -> Vec<Result<Verdict, SandboxError>> {
-        let next = AtomicUsize::new(0);
-        let verdicts = Mutex::new(Vec::with_capacity(samples.len()));
-        std::thread::scope(|scope| {
-            for _ in 0..parallel.clamp(1, samples.len().max(1)) {
-                scope.spawn(|| {
-                    while let Some((at, (code, tests))) =
-                        Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, samples.get(at)?)))
-                    {
-                        let verdict = self.run(code, *tests, limits);
-                        verdicts.lock().unwrap_or_else(|e| e.into_inner()).push((at, verdict));
-                    }
-                });
-            }
-        });
-        let mut verdicts = verdicts.into_inner().unwrap_or_else(|e| e.into_inner());
-        verdicts.sort_by_key(|(at, _)| *at);
-        verdicts.into_iter().map(|(_, verdict)| verdict).collect()
     }
 }
 
@@ -153,6 +118,22 @@ impl Inner {
         limits: &Limits,
     ) -> Result<Verdict, SandboxError> {
         limits.check().map_err(SandboxError::Failed)?;
+        let mut pauses = PAUSES.into_iter();
+        loop {
+            match (self.attempt(name, code, tests, limits), pauses.next()) {
+                (Err(SandboxError::Failed(_)), Some(pause)) => std::thread::sleep(pause),
+                (result, _) => return result,
+            }
+        }
+    }
+
+    fn attempt(
+        &self,
+        name: &str,
+        code: &str,
+        tests: Option<&str>,
+        limits: &Limits,
+    ) -> Result<Verdict, SandboxError> {
         let failed = |what: &str, e: std::io::Error| SandboxError::Failed(format!("{what}: {e}"));
         let folder = tempfile::Builder::new()
             .prefix("distillix-sandbox-")

@@ -10,9 +10,12 @@
 //!                        └─ python3 -c driver.py (unprivileged, Landlock, seccomp) ── whatever it starts
 //! ```
 //!
-//! A sample's code and tests run in one interpreter. A sample that fails, hangs, floods, forks or ends early is judged
-//! rightly; one that searches the interpreter's memory in order to forge a pass can do so, as in every harness of this
-//! kind, and gains nothing else by it.
+//! A sample's code and tests run in one interpreter. What the machine is kept from does not rest on that; what the verdict says
+//! does. A sample that fails, hangs, floods, forks or ends early is judged rightly, and so is one that walks the frames above
+//! it, traces them, reads or replaces the driver's channel, or changes builtins, unittest or the modules that its tests
+//! import before they run. One that goes on to search the interpreter (its collector's unfrozen objects, its memory through
+//! `ctypes`), or that changes while its tests run what they rest on, can forge a pass, as in every harness that runs both in
+//! one process, and gains nothing else by it.
 //!
 //! A program that uses this module calls [`launch_if_asked`] first in `main`.
 
@@ -26,6 +29,7 @@ mod limits;
 mod linux;
 #[cfg(target_os = "linux")]
 mod protocol;
+#[cfg(target_os = "linux")]
 mod python;
 #[cfg(not(target_os = "linux"))]
 mod unsupported;
@@ -35,7 +39,6 @@ pub use layers::{Layer, LayerState, Layers};
 pub use limits::Limits;
 #[cfg(target_os = "linux")]
 pub use linux::{Sandbox, launch_if_asked};
-pub use python::Python;
 #[cfg(not(target_os = "linux"))]
 pub use unsupported::{Sandbox, launch_if_asked};
 pub use verdict::{Outcome, Verdict};

@@ -8,14 +8,15 @@ use std::process::{Command, Stdio};
 
 /// An interpreter, and what it needs to run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Python {
+pub(super) struct Python {
     /// The program itself, not a link or a script that finds it.
-    pub executable: PathBuf,
-    /// Its version, as `3.11.2`.
-    pub version: String,
+    pub(super) executable: PathBuf,
     /// The folders of its standard library and packages.
-    pub folders: Vec<PathBuf>,
+    pub(super) folders: Vec<PathBuf>,
 }
+
+/// The oldest 3.x that the driver is written for.
+const OLDEST: u32 = 8;
 
 const ASK: &str = "import sys
 for line in ('%d.%d.%d' % sys.version_info[:3], sys.executable, sys.prefix, sys.base_prefix, sys.exec_prefix):
@@ -27,7 +28,7 @@ impl Python {
     ///
     /// # Errors
     /// None was found; says what is wrong with each.
-    pub fn find(program: Option<&Path>) -> Result<Python, SandboxError> {
+    pub(super) fn find(program: Option<&Path>) -> Result<Python, SandboxError> {
         let candidates = match program {
             Some(path) => vec![path.to_owned()],
             None => {
@@ -64,6 +65,10 @@ impl Python {
         let (Some(version), Some(executable)) = (lines.next(), lines.next()) else {
             return Err("does not answer as Python 3 does".to_owned());
         };
+        let minor = version.split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
+        if !version.starts_with("3.") || minor.is_none_or(|minor| minor < OLDEST) {
+            return Err(format!("is Python {version}, and 3.{OLDEST} or newer is needed"));
+        }
         let executable = PathBuf::from(executable);
         let mut folders: BTreeSet<PathBuf> =
             lines.map(PathBuf::from).filter(|p| p.is_absolute() && p.is_dir()).collect();
@@ -82,13 +87,12 @@ impl Python {
         if let Some(closed) = closed_to_others(paths) {
             return Err(format!("only root can reach {}, and samples do not run as root", closed.display()));
         }
-        Ok(Python { executable, version: version.to_owned(), folders: folders.into_iter().collect() })
+        Ok(Python { executable, folders: folders.into_iter().collect() })
     }
 }
 
 /// The first of `paths` and the folders above them that only its owner may enter, if this process is root, whose samples run as
 /// somebody else.
-#[cfg(target_os = "linux")]
 pub(super) fn closed_to_others<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
     if !nix::unistd::geteuid().is_root() {
@@ -96,11 +100,6 @@ pub(super) fn closed_to_others<'a>(paths: impl IntoIterator<Item = &'a Path>) ->
     }
     let closed = |p: &Path| std::fs::metadata(p).is_ok_and(|m| m.permissions().mode() & 0o001 == 0);
     paths.into_iter().flat_map(Path::ancestors).find(|p| closed(p)).map(Path::to_owned)
-}
-
-#[cfg(not(target_os = "linux"))]
-fn closed_to_others<'a>(_: impl IntoIterator<Item = &'a Path>) -> Option<PathBuf> {
-    None
 }
 
 #[cfg(test)]

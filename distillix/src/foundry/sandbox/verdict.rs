@@ -13,7 +13,8 @@ pub enum Outcome {
     Fail,
     /// The wall clock or a processor time limit ran out.
     Timeout,
-    /// The code is no Python, or the run was stopped for its memory, output or disk use, or by a signal.
+    /// The code is no Python, the tests check nothing or cannot be run, or the run was stopped for its memory, output or disk use,
+    /// or by a signal.
     Error,
 }
 
@@ -44,7 +45,7 @@ pub struct Verdict {
     pub wall_seconds: f64,
     /// Processor time of the processes that were waited for, in seconds.
     pub cpu_seconds: f64,
-    /// The most memory that one process held, in bytes.
+    /// The most memory that the control group held, or without one the most that one process did, in bytes.
     pub peak_memory_bytes: u64,
     /// What the sample wrote to stdout, up to the limit; bytes that are not UTF-8 are replaced.
     pub stdout: String,

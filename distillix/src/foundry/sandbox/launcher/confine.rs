@@ -83,7 +83,8 @@ fn confine(sample: &mut Sample, private: &[PathBuf]) -> Result<Infallible, Setup
     let environment = environment(home).map_err(Setup::Failed)?;
     // Everything but 0 to 3 closes when the interpreter starts.
     // SAFETY: marks descriptors; closes none.
-    unsafe { libc::close_range(4, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    let closed = unsafe { libc::close_range(4, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    nix::errno::Errno::result(closed).map_err(|e| failed("cannot close the launcher's files", e))?;
     if !asked(Layer::Seccomp) {
         layers.miss(Layer::Seccomp, "left out as asked");
     } else {

@@ -63,7 +63,7 @@ struct Ends {
 
 fn serve() -> Result<Report, String> {
     let failed = |what: &'static str| move |e: io::Error| format!("{what}: {e}");
-    close_inherited();
+    close_inherited().map_err(failed("cannot close the files that the caller left open"))?;
     // No terminal, and no signals from one.
     let _ = setsid();
     let mut text = Vec::new();
@@ -106,9 +106,10 @@ fn serve() -> Result<Report, String> {
 }
 
 /// Whatever the caller left open is not for the sample.
-fn close_inherited() {
+fn close_inherited() -> io::Result<()> {
     // SAFETY: closes descriptors that nothing in this process, which has just started, holds in a Rust value.
-    unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    let result = unsafe { libc::close_range(3, libc::c_uint::MAX, 0) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Opens the group's list of processes while this process still has the caller's rights.

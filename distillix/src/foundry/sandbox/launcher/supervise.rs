@@ -197,20 +197,26 @@ impl Watch {
         if self.memory && tree::memory(&tree::descendants(), memory_bytes) > memory_bytes {
             return Some(Stop::Memory);
         }
-        (self.disk && size(&request.folder) > disk_bytes).then_some(Stop::Disk)
+        let used = || size(&request.folder).saturating_add(tree::deleted_files(&tree::descendants()));
+        (self.disk && used() > disk_bytes).then_some(Stop::Disk)
     }
 }
 
 /// The disk space of what lies in a folder, in bytes.
 fn size(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = fs::read_dir(folder) else { return 0 };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return 0,
+        // Deeper than a path can name, or closed: nobody knows how much is below.
+        Err(_) => return u64::MAX,
+    };
     let of = |entry: fs::DirEntry| match entry.metadata() {
-        Ok(meta) if meta.is_dir() => meta.blocks() * 512 + size(&entry.path()),
+        Ok(meta) if meta.is_dir() => (meta.blocks() * 512).saturating_add(size(&entry.path())),
         Ok(meta) => meta.blocks() * 512,
         Err(_) => 0,
     };
-    entries.flatten().map(of).sum()
+    entries.flatten().map(of).fold(0, u64::saturating_add)
 }
 
 /// What a sample writes.
@@ -249,23 +255,23 @@ fn total(output: &[Stream]) -> usize {
     output.iter().map(|stream| stream.bytes.len()).sum()
 }
 
-/// The conversation with the driver: it gets the code, and when it has run that and asks, the tests.
+/// The conversation with the driver: it gets the code and the tests, and says what came of them.
 struct Driver {
     channel: std::os::unix::net::UnixStream,
     sending: Vec<u8>,
     sent: usize,
-    /// Kept until they are asked for.
-    tests: Option<Vec<u8>>,
     heard: Vec<u8>,
     open: bool,
 }
 
 impl Driver {
     fn new(request: &Request, channel: std::os::unix::net::UnixStream) -> Driver {
-        let with_tests = if request.tests.is_some() { "tests" } else { "" };
-        let tests = request.tests.as_ref().map(|tests| segments(&[&request.nonce, tests]));
-        let sending = segments(&[&request.name, with_tests, &request.code]);
-        Driver { channel, sending, sent: 0, tests, heard: Vec::new(), open: true }
+        let Request { name, code, tests, nonce, .. } = request;
+        let sending = match tests {
+            Some(tests) => segments(&[name, "tests", code, tests, nonce]),
+            None => segments(&[name, "", code, ""]),
+        };
+        Driver { channel, sending, sent: 0, heard: Vec::new(), open: true }
     }
 
     fn interest(&self) -> PollFlags {
@@ -287,11 +293,6 @@ impl Driver {
                 Err(_) => break,
             }
         }
-        if self.heard.starts_with(b"ready\n")
-            && let Some(tests) = self.tests.take()
-        {
-            self.sending.extend(tests);
-        }
         while self.open && self.sent < self.sending.len() {
             match self.channel.write(&self.sending[self.sent..]) {
                 Ok(n) => self.sent += n,
@@ -302,11 +303,7 @@ impl Driver {
     }
 
     fn said(&self) -> Vec<String> {
-        String::from_utf8_lossy(&self.heard)
-            .lines()
-            .filter(|line| *line != "ready")
-            .map(str::to_owned)
-            .collect()
+        String::from_utf8_lossy(&self.heard).lines().map(str::to_owned).collect()
     }
 }
 

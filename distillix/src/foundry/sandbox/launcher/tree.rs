@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::thread::sleep;
@@ -68,6 +69,17 @@ pub(super) fn memory(pids: &[i32], at_least: u64) -> u64 {
         Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
     };
     pids.iter().map(|pid| proportional(pid).or_else(|| resident(pid)).unwrap_or(0)).sum()
+}
+
+/// The disk space of files that `pids` hold open and that no folder names any more, in bytes.
+pub(super) fn deleted_files(pids: &[i32]) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let open = pids.iter().filter_map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).ok()).flatten().flatten();
+    let files = open.filter_map(|entry| fs::metadata(entry.path()).ok());
+    let deleted = files.filter(|meta| meta.is_file() && meta.nlink() == 0);
+    let by_file: HashMap<_, _> =
+        deleted.map(|meta| ((meta.dev(), meta.ino()), meta.blocks() * 512)).collect();
+    by_file.values().sum()
 }
 
 fn page_size() -> u64 {
