@@ -174,11 +174,11 @@ impl Gate {
         }
     }
 
-    /// Waits until the rates have room for a request, and takes it. False if the server is left alone by then.
+    /// Waits until the rates have room for a request, and takes it. False if the server is left alone or given up by then.
     async fn turn(&self, leave: &Leave<'_>, tokens: f64) -> bool {
         // The one that tries the server goes ahead: all others wait for what becomes of it.
         let _turn = if leave.is_probe() { None } else { Some(self.turn.lock().await) };
-        while leave.holds() {
+        while leave.holds() && self.alive().is_ok() {
             let wait = self.take(tokens);
             if wait.is_zero() {
                 return true;
