@@ -323,10 +323,10 @@ def steps(about, refusal):
             if isinstance(part, types.CodeType):
                 yield from codes(part)
 
-    def helpers(passed, own):
+    def helpers(passed, own, tests):
         """What the names of `watch` stand for, but the counter. `own` is the ids of the tests' code objects."""
-        # Tests that use it may expect it.
-        anything = getattr(guarded.get("unittest.mock"), "ANY", None)
+        # Tests that name it may expect it.
+        anything = getattr(guarded.get("unittest.mock"), "ANY", None) if "ANY" in tests else None
 
         def plain(value, deep=2):
             """Gives the value back, unless it is equal to everything, and not because the tests want it so."""
@@ -398,7 +398,7 @@ def steps(about, refusal):
         checked, passed = itertools.count(), set()
         module.__name__ = "__main__"
         space[checked_name] = checked.__next__
-        space.update(helpers(passed, frozenset(codes(checks))))
+        space.update(helpers(passed, frozenset(codes(checks)), tests))
         yield (partial(run, checks, space),) + untraced
         for job, counts, code in jobs(defined, space, own, passed):
             yield (job,) + untraced
