@@ -1,6 +1,7 @@
 //! The command line: one file a command, which reads its arguments, calls the part that does the work, and prints.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong use. An error is one line on stderr that starts with `error: `.
+//! Exit codes: 0 done, 1 failed, 2 wrong use, 130 stopped by a signal before the data was whole; `train`, which saves and goes on
+//! where it was, ends with 0 then. An error is one line on stderr that starts with `error: `.
 
 mod bench;
 mod complete;

@@ -6,7 +6,7 @@ use signal_hook::flag::{register, register_conditional_shutdown};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// The exit code of a run that Ctrl-C ended in good order, as shells give it.
+/// The exit code of work that a signal ended in good order before it was whole, as shells give it for Ctrl-C.
 pub(super) const STOPPED: u8 = 128 + SIGINT as u8;
 
 /// Sets `flags` at a signal. One that comes while `armed` is set ends the program at once.

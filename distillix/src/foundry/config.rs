@@ -343,6 +343,11 @@ impl FoundryConfig {
             let (Value::Object(own), Value::Object(mut value)) = (own, defaults.clone()) else {
                 bail!("{key} must be an object such as {{\"url\": …, \"model\": …}}");
             };
+            // A teacher's own key takes the place of the common one, whichever way either is named.
+            let keys = ["key_env", "key_file"];
+            if keys.iter().any(|key| own.get(*key).is_some_and(|value| !value.is_null())) {
+                keys.iter().for_each(|key| drop(value.insert((*key).to_owned(), Value::Null)));
+            }
             value.extend(own.clone());
             let value = Value::Object(value);
             let mut teacher: TeacherConfig = read(value).map_err(|error| anyhow!("{key}.{error}"))?;
@@ -501,6 +506,13 @@ mod tests {
             .with_setting("foundry.defaults.concurrency=5")?
             .with_setting(r#"foundry.teachers=[{"url":"http://a/v1/","model":"m"},{"url":"http://b","model":"p/m","kind":"opencode"}]"#)?;
         let teachers = config.foundry.resolved_teachers()?;
+        let keys = config
+            .clone()
+            .with_setting("foundry.defaults.key_file=\"common\"")?
+            .with_setting(r#"foundry.teachers=[{"url":"http://a","model":"m"},{"url":"http://b","model":"m","key_env":"OWN"}]"#)?;
+        let keys = keys.foundry.resolved_teachers()?;
+        assert_eq!(keys[0].key_file.as_deref(), Some(std::path::Path::new("common")));
+        assert_eq!((keys[1].key_file.as_deref(), keys[1].key_env.as_deref()), (None, Some("OWN")));
         assert_eq!(teachers[0].concurrency, 5);
         assert_eq!(teachers[0].url, "http://a/v1");
         assert_eq!((teachers[1].concurrency, teachers[1].kind), (5, TeacherKind::Opencode));

@@ -38,8 +38,7 @@ const SECRETS: &str = "secrets";
 /// Writes the answers of a store, in the order of the prompts and then of the samples. The bytes depend on nothing but what is
 /// stored and the options. `observe` is told how many answers were looked at.
 ///
-/// Secrets are taken out of every answer, also of those that are written as they came, unless the options say to drop such answers
-/// or to skip that stage.
+/// Secrets are taken out of every answer, also of those that are written as they came, unless the options skip that stage.
 ///
 /// # Errors
 /// When the store cannot be read or the file not written.
@@ -64,10 +63,15 @@ pub fn derive(
         let outcomes = if options.only_clean {
             pipeline.clean(std::mem::take(batch)).into_iter().filter_map(kept).collect::<Vec<_>>()
         } else {
-            let redacted = redaction.clean(std::mem::take(batch)).into_iter().map(Outcome::into_record);
-            let records: Vec<Record> = redacted.collect();
-            let outcomes = pipeline.clean(records.clone());
-            records.into_iter().zip(outcomes).map(|(record, outcome)| noted(record, outcome)).collect()
+            let redacted = redaction.clean(std::mem::take(batch));
+            let records: Vec<Record> = redacted.iter().map(|outcome| outcome.record().clone()).collect();
+            let outcomes = pipeline.clean(records);
+            let outcomes = redacted.into_iter().zip(outcomes).map(|(redacted, outcome)| match redacted {
+                Outcome::Kept(record) => noted(record, outcome),
+                // The secret is gone by now, so the others no longer see it.
+                Outcome::Dropped(_) => noted(redacted.record().clone(), redacted),
+            });
+            outcomes.collect()
         };
         pipeline.check_stages()?;
         observe(seen);

@@ -32,24 +32,25 @@ fn wrong_use_is_2_and_says_what_to_do() {
 
 #[test]
 fn a_key_goes_to_one_server_and_stays_there() {
-    let answer = Box::new(|_: &str, _: &str| "Bearer sk-4711 and c2VjcmV0 sk-4711".to_owned());
-    let behaviour = Behaviour { answer, password: Some("sk-4711".to_owned()), ..Behaviour::default() };
+    let answer = Box::new(|_: &str, _: &str| "Bearer sk-47110815 and c2VjcmV0 sk-47110815".to_owned());
+    let behaviour = Behaviour { answer, password: Some("sk-47110815".to_owned()), ..Behaviour::default() };
     let (folder, mock) = (Folder::new(), Mock::start(behaviour));
     folder.prompts(1);
     let key = ["--key-env", "MY_KEY"];
     for option in ["--teacher", "--judge"] {
         let args = [&key[..], &[option, "openai:http://host/v1#m", "--strategy", "best_of_n"]].concat();
-        let (error, code) = folder.generate(&[&mock.openai()]).args(&args).env("MY_KEY", "sk-4711").error();
+        let (error, code) =
+            folder.generate(&[&mock.openai()]).args(&args).env("MY_KEY", "sk-47110815").error();
         assert!(code == 2 && error.contains("give each teacher its own"), "{error}");
     }
     for (stream, temperature) in [("true", "0.1"), ("false", "0.2")] {
         let stream = format!("foundry.defaults.stream={stream}");
         // Asked again, as another temperature makes it another request.
         let temperature = format!("foundry.temperature={temperature}");
-        let run = folder.generate(&[&mock.openai()]).args(&key).env("MY_KEY", "sk-4711");
+        let run = folder.generate(&[&mock.openai()]).args(&key).env("MY_KEY", "sk-47110815");
         run.set(&[&stream, &temperature]).args(&["--allow-changes"]).ok();
         assert_eq!(folder.records("out.jsonl")[0]["response"], "Bearer *** and c2VjcmV0 ***");
-        assert!(!folder.read("out.jsonl.foundry").windows(7).any(|window| window == b"sk-4711"));
+        assert!(!folder.read("out.jsonl.foundry").windows(11).any(|window| window == b"sk-47110815"));
     }
     assert_eq!(mock.requests(), 2);
 }

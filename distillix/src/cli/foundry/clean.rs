@@ -117,7 +117,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     output.record(&Record { output: &job.output, bytes, report: &report })?;
     print(output, &report)?;
     if let Some(partial) = stopped {
-        bail!("stopped before the end; the records so far are in {}", partial.display());
+        output.prose(&format!("stopped before the end; the records so far are in {}", partial.display()))?;
+        return Ok(ExitCode::from(signals::STOPPED));
     }
     if report.kept == 0 {
         bail!(

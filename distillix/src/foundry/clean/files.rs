@@ -60,7 +60,7 @@ pub fn clean_files(
     mut on_progress: impl FnMut(Progress),
 ) -> Result<Cleaned> {
     ensure!(
-        job.dropped.as_ref() != Some(&job.output),
+        job.dropped.as_deref().and_then(place) != place(&job.output) || job.dropped.is_none(),
         "what is kept and what is dropped cannot both go to {}",
         job.output.display()
     );
@@ -133,6 +133,11 @@ pub fn clean_files(
     }
     let bytes = output.finish().context("the cleaned set is lost")?;
     Ok(Cleaned { report, bytes, stopped: None })
+}
+
+/// Where a file is or will be, whatever way its path is written.
+fn place(path: &Path) -> Option<PathBuf> {
+    Some(std::path::absolute(path).ok()?.parent()?.canonicalize().ok()?.join(path.file_name()?))
 }
 
 /// Reads in batches until the end, until `stop` is set, or until `send` says that nobody takes more.

@@ -40,10 +40,10 @@ pub struct Dropped {
 
 impl Outcome {
     /// The record, whether it passed or not.
-    pub fn into_record(self) -> Record {
+    pub fn record(&self) -> &Record {
         match self {
             Outcome::Kept(record) => record,
-            Outcome::Dropped(dropped) => dropped.record,
+            Outcome::Dropped(dropped) => &dropped.record,
         }
     }
 }

@@ -152,11 +152,17 @@ impl Http {
             Some(error) => self.failure(&error),
             None => too_large(limit),
         })?;
-        let not_json = |error: &dyn std::fmt::Display| {
-            Failure::new(FailureKind::BadAnswer, format!("the answer is not JSON: {error}"))
-        };
-        let body = std::str::from_utf8(&body).map_err(|error| not_json(&error))?;
-        serde_json::from_str(&self.blot(body)).map_err(|error| not_json(&error))
+        self.parse(&body)
+            .map_err(|error| Failure::new(FailureKind::BadAnswer, format!("the answer is not JSON: {error}")))
+    }
+
+    /// JSON of the server's, without our secret in any text.
+    pub(super) fn parse(&self, json: &[u8]) -> serde_json::Result<Value> {
+        let mut value = serde_json::from_slice(json)?;
+        if !matches!(self.auth, Auth::None) {
+            for_each_text(&mut value, &|text| *text = self.blot(text));
+        }
+        Ok(value)
     }
 
     /// Checks that a response says it is what was asked for.
@@ -185,6 +191,15 @@ impl Http {
             Auth::Bearer(secret) => secret.blot(text, None),
             Auth::Basic(user, secret) => secret.blot(text, Some(user)),
         }
+    }
+}
+
+fn for_each_text(value: &mut Value, change: &impl Fn(&mut String)) {
+    match value {
+        Value::String(text) => change(text),
+        Value::Array(values) => values.iter_mut().for_each(|value| for_each_text(value, change)),
+        Value::Object(values) => values.values_mut().for_each(|value| for_each_text(value, change)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -266,6 +281,8 @@ fn http_date(text: &str) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::foundry::config::TeacherConfig;
+    use serde_json::json;
 
     #[test]
     fn dates_and_seconds_say_when_to_ask_again() {
@@ -281,6 +298,25 @@ mod tests {
         assert_eq!(wait("NaN"), None);
         assert_eq!(wait("-3"), None);
         assert_eq!(wait("soon"), None);
+    }
+
+    #[test]
+    fn a_key_that_a_server_repeats_is_blotted_out_and_a_word_is_not() -> Result<()> {
+        let parse = |key: &str, json: &str| -> Result<Value> {
+            let file = tempfile::NamedTempFile::new()?;
+            std::fs::write(file.path(), key)?;
+            let path = Some(file.path().to_owned());
+            let config = TeacherConfig { key_file: path, ..TeacherConfig::default() };
+            let secret = Secret::of(&config, None)?.context("a key")?;
+            let http = Http::new("http://a", Auth::Basic("me".to_owned(), secret), QUICK)?;
+            Ok(http.parse(json.as_bytes())?)
+        };
+        let (key, basic) = ("sk/abc-123", "bWU6c2svYWJjLTEyMw==");
+        let json = format!(r#"{{"a": ["is sk\/abc-123", "Basic {basic}", 1]}}"#);
+        assert_eq!(parse(key, &json)?, json!({"a": ["is ***", "Basic ***", 1]}));
+        let json = json!({"test": "def test(): return 'test'"});
+        assert_eq!(parse("test", &json.to_string())?, json);
+        Ok(())
     }
 
     #[test]

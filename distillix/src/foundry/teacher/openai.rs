@@ -195,8 +195,7 @@ impl OpenAi {
             pieces.done = true;
             return Ok(());
         }
-        let data = self.http.blot(&String::from_utf8_lossy(data));
-        let value: Value = serde_json::from_str(&data).map_err(|error| {
+        let value = self.http.parse(data).map_err(|error| {
             Failure::new(FailureKind::BadAnswer, format!("a piece of the answer is not JSON: {error}"))
         })?;
         self.error_within(&value)?;

@@ -5,6 +5,9 @@ use anyhow::{Context, Result, ensure};
 use base64::{Engine, prelude::BASE64_STANDARD as STANDARD};
 use std::fmt;
 
+/// Bytes of the shortest key that is worth keeping.
+const SHORTEST: usize = 8;
+
 /// A text that is never printed.
 #[derive(Clone)]
 pub struct Secret(String);
@@ -50,8 +53,12 @@ impl Secret {
         &self.0
     }
 
-    /// `text` with the secret blotted out, and with what a header makes of it for `user` too.
+    /// `text` with the secret blotted out, and with what a header makes of it for `user` too. What local servers take for a key
+    /// (`none`, `EMPTY`, `ollama`) is too short to be one and stays: it is part of other words.
     pub(super) fn blot(&self, text: &str, user: Option<&str>) -> String {
+        if self.0.len() < SHORTEST {
+            return text.to_owned();
+        }
         let text = text.replace(&self.0, "***");
         match user {
             Some(user) => text.replace(&STANDARD.encode(format!("{user}:{}", self.0)), "***"),

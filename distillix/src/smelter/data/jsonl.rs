@@ -6,7 +6,7 @@ use super::template::{Message, Piece, Template};
 use crate::tokenizer::Tokenizer;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -21,9 +21,8 @@ struct Line {
     /// Ranges of characters of `text`, or of `response`, that make good middles.
     #[serde(default)]
     fim_spans: Vec<(usize, usize)>,
-    /// What the foundry's checks said.
-    #[serde(default)]
-    checks: Map<String, Value>,
+    /// What the foundry's checks said, if they are the foundry's.
+    checks: Option<Value>,
 }
 
 /// The JSONL files of a source: `path` itself, or those in that folder, by name.
@@ -116,7 +115,8 @@ pub fn parse(
 ) -> Result<Result<Document, Skip>> {
     let mut code = None;
     let line = read(line)?;
-    if !keep_failed && line.checks.get("clean").is_some_and(|clean| clean.get("drop").is_some()) {
+    let dropped = line.checks.as_ref().and_then(|checks| checks.get("clean")?.get("drop"));
+    if !keep_failed && dropped.is_some() {
         return Ok(Err(Skip::Failed));
     }
     let pieces = match line {
