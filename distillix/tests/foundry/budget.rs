@@ -170,3 +170,25 @@ fn a_price_nobody_knows_is_refused() {
     let (error, _) = folder.generate(&[&free]).args(&["--max-cost", "1", "--allow-changes"]).error();
     assert!(error.contains("nobody says what"), "{error}");
 }
+
+#[test]
+fn counts_that_no_answer_can_have_are_not_believed() {
+    for wrong in [i64::MAX as u64, u64::MAX] {
+        let usage = json!({"prompt_tokens": wrong});
+        let (folder, mock) = (Folder::new(), Mock::start(Behaviour { usage, ..Behaviour::default() }));
+        folder.prompts(3);
+        // The worst case, which is assumed instead, is as large in the second run, and does not overflow either.
+        folder.generate(&[&mock.openai()]).ok();
+        let status = folder.status();
+        assert_eq!(status["assumed"], 3);
+        assert!(status["spent"]["input"].as_u64().unwrap() < 1 << 20, "{status}");
+        folder.prompts(6);
+        folder
+            .generate(&[&mock.openai()])
+            .set(&["foundry.defaults.overhead_tokens=9223372036854775807"])
+            .ok();
+        let status = folder.status();
+        assert_eq!((&status["assumed"], &status["status"]["done"]), (&6.into(), &6.into()));
+        assert_eq!(status["spent"]["input"], i64::MAX);
+    }
+}

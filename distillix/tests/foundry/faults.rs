@@ -190,3 +190,61 @@ fn a_server_that_wants_a_pause_gets_it() {
     folder.generate(&[&mock.openai()]).ok();
     assert_eq!(mock.requests(), 5);
 }
+
+/// Refuses all that `is_refused` says, each time in other words.
+fn refusing(is_refused: fn(&str) -> bool) -> Behaviour {
+    let count = AtomicU64::new(0);
+    let plan = Box::new(move |text: &str, _| {
+        let n = count.fetch_add(1, Ordering::SeqCst);
+        is_refused(text).then(|| Fault::Status(400, format!("request {n} is too long").leak()))
+    });
+    Behaviour { plan, ..Behaviour::default() }
+}
+
+#[test]
+fn a_teacher_that_refuses_each_time_in_other_words_is_given_up() {
+    for prompts in [1, 2, 40] {
+        let (folder, mock) = (Folder::new(), Mock::start(refusing(|_| true)));
+        folder.prompts(prompts);
+        let (error, code) = folder.generate(&[&mock.openai()]).error();
+        assert!(code == 1 && error.contains("it refuses every request: HTTP 400: request "), "{error}");
+        assert!(mock.requests() < 40, "{}", mock.requests());
+        let (folder, other) = (Folder::new(), Mock::start(refusing(|_| true)));
+        folder.prompts(prompts);
+        let before = mock.requests();
+        let run = folder.generate(&[&mock.openai(), &other.openai()]).args(&["--strategy", "fallback"]);
+        assert_eq!(run.error().1, 1);
+        let requests = [mock.requests() - before, other.requests()];
+        assert!(requests.iter().all(|requests| *requests < 40), "{requests:?}");
+    }
+}
+
+#[test]
+fn a_teacher_that_answered_in_an_earlier_run_is_not_given_up_for_one_prompt() {
+    let (folder, mock) = (Folder::new(), Mock::start(refusing(|text| text.contains("number 0."))));
+    folder.prompts(10);
+    folder.generate(&[&mock.openai()]).ok();
+    for _ in 0..2 {
+        let before = mock.requests();
+        folder.generate(&[&mock.openai()]).args(&["--retry-failed"]).ok();
+        assert_eq!(mock.requests(), before + 1);
+        let status = &folder.status()["status"];
+        assert_eq!((&status["done"], &status["failed"]), (&9.into(), &1.into()));
+    }
+}
+
+#[test]
+fn a_rate_is_kept_and_used_around_a_pause() {
+    let count = AtomicU64::new(0);
+    let plan =
+        Box::new(move |_: &str, _| (count.fetch_add(1, Ordering::SeqCst) == 4).then_some(Fault::RateLimited));
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour { plan, ..Behaviour::default() }));
+    folder.prompts(30);
+    let run = folder.generate(&[&mock.openai()]).args(&["--concurrency", "64"]);
+    run.set(&["foundry.defaults.requests_per_minute=600"]).ok();
+    let times = mock.seen.times.lock().unwrap();
+    assert_eq!(times.len(), 31);
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] < Duration::from_secs(1)), "{times:?}");
+    // 10 intervals of 0.1 s, of which the first may begin late.
+    assert!(times.windows(11).all(|part| part[10] - part[0] > Duration::from_millis(850)), "{times:?}");
+}

@@ -3,7 +3,7 @@
 use crate::harness::Folder;
 use crate::mock::{Behaviour, Mock, hash};
 use std::fmt::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const PROMPTS: usize = 600;
 /// Prompts that are the same as an earlier one under another id.
@@ -81,4 +81,37 @@ fn a_signal_ends_a_run_after_the_requests_under_way() {
     assert_eq!(mock.requests(), done, "each request that was sent is answered and kept");
     assert!((8..60).contains(&done), "{done}");
     assert_eq!(folder.status()["assumed"], 0);
+}
+
+#[test]
+fn a_signal_ends_a_run_whose_teacher_does_not_answer_yet() {
+    // Connections are made, and nobody reads from them.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = Folder::new();
+    folder.prompts(1);
+    let teacher = format!("openai:http://{}/v1#mock", listener.local_addr().unwrap());
+    let child = folder.generate(&[&teacher]).spawn();
+    let connection = listener.accept().unwrap();
+    let begin = Instant::now();
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    assert!(!folder.path("out.jsonl.foundry").exists(), "nothing was begun");
+    drop(connection);
+}
+
+#[test]
+fn a_signal_while_the_last_request_is_under_way_cuts_nothing_short() {
+    let behaviour = Behaviour { latency: Duration::from_millis(800), ..Behaviour::default() };
+    let (folder, mock) = (Folder::new(), Mock::start(behaviour));
+    folder.prompts(1);
+    let child = folder.generate(&[&mock.openai()]).spawn();
+    while mock.requests() == 0 {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && !text.contains("goes on"), "{text}");
 }

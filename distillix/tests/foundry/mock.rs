@@ -130,6 +130,8 @@ pub struct Seen {
     pub messages: Mutex<Vec<Value>>,
     /// Headers of authorization.
     pub authorization: Mutex<Vec<String>>,
+    /// When each request to a model came.
+    pub times: Mutex<Vec<Instant>>,
     /// Begin of the time that a rate is for, and requests since.
     pub window: Mutex<Option<(Instant, u64)>>,
 }
@@ -190,6 +192,7 @@ impl Mock {
     /// Counts a request, waits as long as an answer takes, and says how it goes.
     async fn arrive(&self, text: &str) -> (Active<'_>, Option<Fault>) {
         self.seen.requests.fetch_add(1, Ordering::SeqCst);
+        self.seen.times.lock().unwrap().push(Instant::now());
         let count = {
             let mut asked = self.seen.asked.lock().unwrap();
             let count = asked.entry(text.to_owned()).or_insert(0);
@@ -287,7 +290,8 @@ async fn chat(State(mock): State<Arc<Mock>>, headers: HeaderMap, body: Bytes) ->
     for (key, value) in mock.behaviour.usage.as_object().unwrap() {
         usage[key] = value.clone();
     }
-    let tokens = usage["prompt_tokens"].as_u64().unwrap() + usage["completion_tokens"].as_u64().unwrap();
+    let tokens = |key: &str| usage[key].as_u64().unwrap();
+    let tokens = tokens("prompt_tokens").saturating_add(tokens("completion_tokens"));
     if !matches!(fault, Some(Fault::RateLimited | Fault::ServerError | Fault::Status(..))) {
         mock.seen.tokens.fetch_add(tokens, Ordering::SeqCst);
     }

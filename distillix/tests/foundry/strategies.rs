@@ -172,6 +172,20 @@ fn a_judge_chooses_the_best_of_n() {
 }
 
 #[test]
+fn a_judge_that_only_refuses_leaves_the_choice_to_likeness() {
+    let plan = Box::new(|_: &str, _| Some(Fault::Status(400, "no")));
+    let (folder, mock) = (Folder::new(), Mock::start(Behaviour::default()));
+    let judge = Mock::start(Behaviour { plan, ..Behaviour::default() });
+    folder.prompts(20);
+    let args = ["--strategy", "best_of_n", "--samples", "3", "--judge", &judge.openai()];
+    let text = folder.generate(&[&mock.openai()]).args(&args).ok();
+    assert_eq!(text.matches("the judge is of no use").count(), 1, "{text}");
+    let records = folder.records("out.jsonl");
+    assert_eq!(records.len(), 20);
+    assert!(records.iter().all(|record| record["checks"]["chosen"]["by"] == "agreement"));
+}
+
+#[test]
 fn consensus_keeps_what_most_agree_on() {
     let odd = Behaviour {
         answer: Box::new(|_, _| "Nobody else says anything like this, I am sure.".into()),

@@ -49,6 +49,24 @@ const CHEATS: &[(&str, &str)] = &[
         "class Same(int):\n    __eq__ = lambda self, other: True\n    __hash__ = int.__hash__\ndef add(a, b): return Same(0)",
     ),
     (
+        "unittest's value that is equal to everything",
+        "from unittest.mock import ANY\ndef add(a, b): return ANY",
+    ),
+    (
+        "equal to everything, defined elsewhere",
+        "space = {}\nexec('class Same(int):\\n    __eq__ = lambda self, other: 1\\n    __hash__ = int.__hash__', space)\n\
+      def add(a, b): return space['Same'](0)",
+    ),
+    (
+        "equal to everything, as if the tests defined it",
+        "exec(compile('class Same:\\n    def __eq__(self, other): return True', '<tests>', 'exec'))\ndef add(a, b): return Same()",
+    ),
+    (
+        "a class equal to everything",
+        "class Kind(type):\n    __eq__ = lambda self, other: True\n    __hash__ = type.__hash__\n\
+      class Same(metaclass=Kind): pass\ndef add(a, b): return Same",
+    ),
+    (
         "another test",
         "def add(a, b):\n    for name in list(globals()):\n        if name.startswith('test'):\n            \
       globals()[name] = lambda: None\n    return 4 if a == 2 else 0",

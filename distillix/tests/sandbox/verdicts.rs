@@ -101,6 +101,9 @@ fn tests_decide() {
 
 const SUBTRACT: &str = "def add(a, b):\n    return a - b\n";
 
+/// A wrong answer that is equal to everything.
+const SAME: &str = "class Same(int):\n    __eq__ = lambda self, other: True\n    __hash__ = int.__hash__\ndef add(a, b): return Same(0)\n";
+
 /// Tests that people and teachers write, each of which finds the wrong answer and accepts the right one.
 #[test]
 fn every_shape_of_tests_is_run() {
@@ -129,11 +132,52 @@ fn every_shape_of_tests_is_run() {
         "for _ in range(1):\n    if add(1, 1) == 2:\n        continue\n    raise ValueError".into(),
         "import sys\nassert add(1, 1) == 2\nsys.exit(0)".into(),
         "import sys\nif __name__ == '__main__':\n    sys.exit(0 if add(1, 1) == 2 else 1)".into(),
+        "if __name__ == '__main__':\n    raise SystemExit(0 if add(1, 1) == 2 else 1)".into(),
+        "assert add(1, 1) == 2\nraise SystemExit".into(),
+        "assert add(1, 1) == 2\nraise SystemExit(0)".into(),
+        format!("async {function}    return\n"),
+        "async def test_add():\n    async def two(): return add(1, 1)\n    if await two() == 2:\n        return await two()\n    raise ValueError".into(),
+        "import unittest\nclass T(unittest.IsolatedAsyncioTestCase):\n    async def test_add(self):\n        self.assertEqual(add(1, 1), 2)\n        return".into(),
+        "if add(1, 1) != 2:\n    assert False".into(),
+        "for n in range(1, 3):\n    if add(1, 1) == n: break\nelse:\n    raise ValueError".into(),
+        // Values equal to everything that the tests themselves expect.
+        "from unittest import mock\nwant = [2, mock.ANY]\nassert [add(1, 1), 5] == want".into(),
+        "class Any:\n    def __eq__(self, other): return True\nassert (add(1, 1), 5) == (2, Any())".into(),
     ] {
-        for (code, expected) in [(ADD, Outcome::Pass), (SUBTRACT, Outcome::Fail)] {
+        for (code, expected) in [(ADD, Outcome::Pass), (SUBTRACT, Outcome::Fail), (SAME, Outcome::Fail)] {
             let verdict = judge(&sandbox, code, Some(&tests));
             assert_eq!(verdict.verdict, expected, "{code}---\n{tests}\n---\n{verdict:?}");
         }
+    }
+}
+
+/// Python 3.8 and 3.9 have no `match`; what is left of the two tests there is that they are no Python.
+#[test]
+fn matches_are_checks() {
+    let Some(sandbox) = sandbox(&[]) else { return };
+    for ends in ["raise AssertionError", "assert False"] {
+        let tests = format!("match add(1, 1):\n    case 2: pass\n    case _: {ends}");
+        for (code, expected) in [(ADD, Outcome::Pass), (SUBTRACT, Outcome::Fail), (SAME, Outcome::Fail)] {
+            let verdict = judge(&sandbox, code, Some(&tests));
+            if verdict.reason.contains("the tests are not Python") {
+                return;
+            }
+            assert_eq!(verdict.verdict, expected, "{code}---\n{tests}\n---\n{verdict:?}");
+        }
+    }
+}
+
+/// What `==` gives need not be a truth, as with arrays.
+#[test]
+fn arrays_are_compared() {
+    let Some(sandbox) = sandbox(&[]) else { return };
+    let array = "class Array:\n    def __init__(self, parts): self.parts = parts\n    \
+        def __eq__(self, other): return Array([part == other for part in self.parts])\n    \
+        def __bool__(self): raise ValueError('several truths')\n    def all(self): return all(self.parts)\n";
+    for (sum, expected) in [("a + b", Outcome::Pass), ("a - b", Outcome::Fail)] {
+        let code = format!("{array}def add(a, b): return Array([{sum}, {sum}])");
+        let verdict = judge(&sandbox, &code, Some("assert (add(1, 1) == 2).all()"));
+        assert_eq!(verdict.verdict, expected, "{code}---\n{verdict:?}");
     }
 }
 
@@ -145,6 +189,8 @@ fn tests_that_cannot_judge_are_errors() {
         ("", "check nothing"),
         ("assert True", "check nothing"),
         ("print(add(1, 1))", "check nothing"),
+        ("print(add(1, 1))\nraise SystemExit(0)", "check nothing"),
+        ("for x in [add(1, 1)]:\n    pass\nelse:\n    pass", "check nothing"),
         ("for x in []:\n    assert add(x, 0) == x", "check nothing"),
         (
             "import unittest\nclass T(unittest.TestCase):\n    @unittest.skip('no')\n    def test(self): pass",

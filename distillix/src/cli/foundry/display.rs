@@ -144,6 +144,13 @@ impl Display {
         }
     }
 
+    /// The end of a run that did nothing.
+    pub(super) fn stopped_early(&self) -> Result<()> {
+        self.output.record(&json!({"event": "end", "ended": "stopped"}))?;
+        self.output.prose("stopped before the first request; the same command goes on")?;
+        Ok(())
+    }
+
     /// The table at the end.
     pub(super) fn summary(
         &self,

@@ -117,7 +117,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         display.show(event);
     }));
     display.finish();
-    let summary = summary?;
+    let Some(summary) = summary? else {
+        display.stopped_early()?;
+        return Ok(ExitCode::from(signals::STOPPED));
+    };
     if let Some(why) = tester.unverified() {
         display.show(Event::Warning(why));
     }

@@ -10,7 +10,7 @@ use super::prompts::Prompt;
 use super::store::{Key, Status, Store};
 use anyhow::{Result, bail, ensure};
 use prepare::{answers_a_prompt, check_budget, check_settings, gates, settings};
-use run::Run;
+use run::{Run, stopped};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -92,7 +92,8 @@ pub enum Ended {
     Teacher(String),
 }
 
-/// Answers `prompts`, as far as that is not done already.
+/// Answers `prompts`, as far as that is not done already. `None` if the run was asked to end before its teachers were reached:
+/// nothing was done then.
 ///
 /// # Errors
 /// When the settings or prompts are not valid, no teacher answers, or the store does not work.
@@ -100,13 +101,16 @@ pub async fn generate(
     options: Options,
     prompts: impl Iterator<Item = Result<Prompt>>,
     observe: &mut dyn FnMut(Event),
-) -> Result<Summary> {
+) -> Result<Option<Summary>> {
     let Options { config, store, retry_failed, allow_changes, tester, stop } = options;
     config.validate()?;
     let teachers = config.resolved_teachers()?;
     ensure!(!teachers.is_empty(), "there is no teacher: give --teacher, or foundry.teachers in a config");
     // A run that cannot begin leaves no store behind.
-    let (gates, judge) = gates(&config, observe).await?;
+    let (mut gates, judge) = tokio::select! {
+        gates = gates(&config, observe) => gates?,
+        () = stopped(&stop) => return Ok(None),
+    };
     let limits = Limits { cost: config.max_cost, tokens: config.max_tokens, requests: config.max_requests };
     check_budget(&limits, &gates, config.max_output_tokens)?;
     let store = Store::open(&store)?;
@@ -144,6 +148,7 @@ pub async fn generate(
         store.forget_failures()?;
     }
     let status = store.reader()?.status()?;
+    gates.iter_mut().for_each(|gate| gate.recall(&status.spending));
     let budget = Budget::new(limits, status.spent().0);
     observe(Event::Begin { prompts: count, copies, status: status.clone() });
     let engine = Arc::new(Engine::new(gates, store, budget, config));
@@ -151,5 +156,7 @@ pub async fn generate(
     let (progress, ended) = run.until_done(&status, &stop, observe).await?;
     engine.close().await;
     let status = engine.store.reader()?.status()?;
-    Ok(Summary { status, progress, ended })
+    // A signal while the last requests were under way cut nothing short.
+    let ended = ended.filter(|ended| *ended != Ended::Stopped || status.left() > 0);
+    Ok(Some(Summary { status, progress, ended }))
 }

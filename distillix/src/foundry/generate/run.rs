@@ -16,6 +16,13 @@ const TICK: Duration = Duration::from_millis(200);
 /// Prompts taken from the store at a time.
 const PAGE: usize = 256;
 
+/// Waits until the run is asked to end.
+pub(super) async fn stopped(stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        tokio::time::sleep(TICK).await;
+    }
+}
+
 /// A run under way.
 pub(super) struct Run {
     pub(super) engine: Arc<Engine>,
@@ -55,6 +62,10 @@ impl Run {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            if stop.load(Ordering::Relaxed) && ended.is_none() {
+                self.end(&mut ended, Ended::Stopped);
+                observe(Event::Stopping);
+            }
             while ended.is_none() && tasks.len() < width {
                 let Some(Open { content, unit, copies }) = queue.next()? else { break };
                 let engine = Arc::clone(&self.engine);
@@ -89,13 +100,7 @@ impl Run {
                         Err(Unanswered::Busy) => {}
                     }
                 }
-                _ = tick.tick() => {
-                    if stop.load(Ordering::Relaxed) && ended.is_none() {
-                        self.end(&mut ended, Ended::Stopped);
-                        observe(Event::Stopping);
-                    }
-                    self.look(&mut progress, begin, observe);
-                }
+                _ = tick.tick() => self.look(&mut progress, begin, observe),
             }
         }
         self.look(&mut progress, begin, observe);

@@ -181,6 +181,11 @@ impl Leave<'_> {
         self.probe
     }
 
+    /// Whether the request may still be sent: not if the server was left alone after the leave was given.
+    pub(super) fn holds(&self) -> bool {
+        self.probe || self.breaker.lock().open.is_none()
+    }
+
     /// Tells what became of the request, and the pause that the server asked for. True if the server should be given up.
     pub(super) fn done(mut self, health: Health, pause: Option<Duration>) -> bool {
         let probe = std::mem::take(&mut self.probe);

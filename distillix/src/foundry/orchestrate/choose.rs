@@ -116,6 +116,10 @@ async fn ask_judge(
         Ok(asked) => Ok(number(&asked.text).filter(|n| (1..=candidates.len()).contains(n)).map(|n| n - 1)),
         // A judge that fails leaves the choice to likeness.
         Err(Unanswered::Failed(_)) => Ok(None),
+        Err(Unanswered::Dead(why)) => {
+            engine.lose_judge(&why);
+            Ok(None)
+        }
         Err(other) => Err(other),
     }
 }

@@ -10,7 +10,7 @@ use crate::foundry::teacher::{Answer, Failure, FailureKind, Message, Request, Sp
 use anyhow::Result;
 use serde::Serialize;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, Once, PoisonError};
 use tokio::sync::{Notify, watch};
 
 /// Everything that asking needs; shared by all prompts under way.
@@ -26,6 +26,7 @@ pub struct Engine {
     flying: Mutex<HashMap<Key, Arc<Notify>>>,
     stop: watch::Sender<bool>,
     warnings: Mutex<Vec<String>>,
+    judge_lost: Once,
 }
 
 /// An answer that is in the store.
@@ -71,7 +72,7 @@ impl Engine {
     /// An engine of these parts.
     pub fn new(gates: Vec<Gate>, store: Store, budget: Budget, config: FoundryConfig) -> Self {
         let (flying, warnings, stop) = (Mutex::default(), Mutex::default(), watch::Sender::new(false));
-        Engine { gates, store, budget, config, flying, stop, warnings }
+        Engine { gates, store, budget, config, flying, stop, warnings, judge_lost: Once::new() }
     }
 
     /// Sends nothing more. Requests under way go on to their end.
@@ -101,6 +102,16 @@ impl Engine {
             sample,
         };
         Key::of("request", &address)
+    }
+
+    fn warn(&self, text: String) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+    }
+
+    /// Says once that there is no judge any more.
+    pub(super) fn lose_judge(&self, why: &str) {
+        let text = || format!("the judge is of no use, so likeness chooses among answers: {why}");
+        self.judge_lost.call_once(|| self.warn(text()));
     }
 
     /// What is good to know since the last call.
@@ -238,7 +249,7 @@ impl Engine {
                 "a request to {label} used more than was set aside for it: {used}, where {set_aside} was the worst case. The next \
                  ones set aside as much; what was under way may pass a limit"
             );
-            self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+            self.warn(text);
         }
     }
 

@@ -7,6 +7,7 @@ use super::window::{Place, Window};
 use super::worst::WorstCase;
 use crate::foundry::budget::Amount;
 use crate::foundry::config::{FoundryConfig, Price, TeacherConfig};
+use crate::foundry::store::Spending;
 use crate::foundry::teacher::{Failure, FailureKind, Offer, Request, Teacher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,12 +20,16 @@ pub struct Gate {
     pub(super) teacher: Box<dyn Teacher>,
     worst: WorstCase,
     window: Window,
-    requests: Option<Bucket>,
-    tokens: Option<Bucket>,
+    /// Of requests and of tokens.
+    rates: Mutex<[Option<Bucket>; 2]>,
+    /// Held by the request that is the next to be sent, while it waits for the rates.
+    turn: tokio::sync::Mutex<()>,
     breaker: Breaker,
     /// Seconds of the first and of the longest wait after a refusal that names none.
     backoff: (f64, f64),
     state: Mutex<State>,
+    /// Whether it answered in an earlier run.
+    is_known: bool,
     answered: AtomicU64,
     failed: AtomicU64,
     retried: AtomicU64,
@@ -34,12 +39,13 @@ pub struct Gate {
 struct State {
     /// Why it is of no use any more.
     dead: Option<String>,
-    /// What it said to the last requests, if all got the same refusal, and how many they are.
-    refusal: Option<(String, u32)>,
+    /// Refusals since the last answer that may be its own fault.
+    refusals: u32,
 }
 
-/// So many requests in a row that get the same refusal speak against the teacher, not against them.
-const REFUSALS: u32 = 8;
+/// So many refusals in a row speak against the teacher, not against the requests; so many of one request while others are under way
+/// speak against that request.
+pub(super) const REFUSALS: u32 = 8;
 
 /// Why a request was not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,11 +96,15 @@ impl Gate {
         Gate {
             worst: WorstCase::new(&config, offer),
             window: Window::new(config.concurrency),
-            requests: config.requests_per_minute.map(|rate| Bucket::new(rate, now)),
-            tokens: config.tokens_per_minute.map(|rate| Bucket::new(rate, now)),
+            rates: Mutex::new(
+                [config.requests_per_minute, config.tokens_per_minute]
+                    .map(|rate| rate.map(|rate| Bucket::new(rate, now))),
+            ),
+            turn: tokio::sync::Mutex::default(),
             breaker: Breaker::new(foundry.breaker),
             backoff: (foundry.backoff_s, foundry.max_backoff_s),
             state: Mutex::default(),
+            is_known: false,
             answered: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             retried: AtomicU64::new(0),
@@ -105,6 +115,18 @@ impl Gate {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn rates(&self) -> MutexGuard<'_, [Option<Bucket>; 2]> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes in what was `spent` on teachers in earlier runs: one that has answered may refuse a request for the request's own
+    /// sake.
+    pub fn recall(&mut self, spent: &[Spending]) {
+        let (teacher, model) = (self.config.name(), &self.config.model);
+        self.is_known =
+            spent.iter().any(|row| row.teacher == teacher && row.model == *model && row.answers > 0);
     }
 
     /// What it costs, if that is known.
@@ -144,30 +166,47 @@ impl Gate {
             let leave = self.breaker.admit(patience).await;
             self.alive()?;
             let leave = leave.ok_or(Shut::Busy)?;
-            let now = Instant::now();
-            let rates = [(&self.requests, 1.0), (&self.tokens, tokens)];
-            let waits = rates.iter().filter_map(|(bucket, amount)| Some(bucket.as_ref()?.take(*amount, now)));
-            let wait = waits.max().unwrap_or_default();
-            if !wait.is_zero() {
-                tokio::time::sleep(wait).await;
-                self.alive()?;
-            }
-            let is_probe = leave.is_probe();
-            if is_probe || self.breaker.blocked(Instant::now()).is_none() {
+            if self.turn(&leave, tokens).await {
+                let is_probe = leave.is_probe();
                 let (leave, since) = (Some(leave), Instant::now());
                 return Ok(Pass { gate: self, leave, is_probe, tokens, since, _place: place });
             }
-            // The server was left alone while this request waited for its turn.
-            self.give_back(1.0, tokens);
         }
     }
 
-    /// Gives back to the rates what was not used.
-    fn give_back(&self, requests: f64, tokens: f64) {
-        for (bucket, amount) in [(&self.requests, requests), (&self.tokens, tokens)] {
-            if let Some(bucket) = bucket {
-                bucket.give(amount);
+    /// Waits until the rates have room for a request, and takes it. False if the server is left alone or given up by then.
+    async fn turn(&self, leave: &Leave<'_>, tokens: f64) -> bool {
+        // The one that tries the server goes ahead: all others wait for what becomes of it.
+        let _turn = if leave.is_probe() { None } else { Some(self.turn.lock().await) };
+        while leave.holds() && self.alive().is_ok() {
+            let wait = self.take(tokens);
+            if wait.is_zero() {
+                return true;
             }
+            tokio::time::sleep(wait).await;
+        }
+        false
+    }
+
+    /// Takes a request with so many tokens from the rates, if both have room now; else says how long that is not so.
+    fn take(&self, tokens: f64) -> Duration {
+        let now = Instant::now();
+        let mut rates = self.rates();
+        let wait = rates.iter().flatten().map(|bucket| bucket.wait(now)).max().unwrap_or_default();
+        if wait.is_zero() {
+            for (bucket, amount) in rates.iter_mut().zip([1.0, tokens]) {
+                if let Some(bucket) = bucket {
+                    bucket.take(amount, now);
+                }
+            }
+        }
+        wait
+    }
+
+    /// Gives back tokens that were not used.
+    fn give_back(&self, tokens: f64) {
+        if let [_, Some(bucket)] = &mut *self.rates() {
+            bucket.give(tokens);
         }
     }
 
@@ -187,24 +226,22 @@ impl Gate {
     /// Whether a failure may be the teacher's whatever it is asked, which is given up if it is sure. `is_first`: this request has
     /// not failed so before.
     fn is_to_blame(&self, failure: &Failure, is_first: bool) -> bool {
-        let refused = failure.kind == FailureKind::Rejected || failure.kind.is_fatal();
-        if !refused || failure.again {
+        // What is wrong with the key or the address is no matter of the request, so earlier runs say nothing of it.
+        let is_fatal = failure.kind.is_fatal();
+        let is_new = self.answered.load(Ordering::Relaxed) == 0 && (is_fatal || !self.is_known);
+        let may_be = is_fatal || is_new && failure.kind == FailureKind::Rejected;
+        if !may_be || failure.again {
             return false;
         }
-        let is_new = self.answered.load(Ordering::Relaxed) == 0;
-        let mut state = self.lock();
-        let times = match &state.refusal {
+        let refusals = {
+            let mut state = self.lock();
             // One request that is refused again says nothing new while others may yet be answered.
-            Some((said, times)) if *said == failure.message => {
-                times + u32::from(is_first || self.window.at_most_one())
-            }
-            _ => 1,
+            state.refusals += u32::from(is_first || self.window.at_most_one());
+            state.refusals
         };
-        state.refusal = Some((failure.message.clone(), times));
-        drop(state);
-        if failure.kind.is_fatal() && is_new {
+        if is_fatal && is_new {
             self.give_up(failure.message.clone());
-        } else if times >= REFUSALS && (is_new || failure.kind.is_fatal()) {
+        } else if refusals >= REFUSALS {
             self.give_up(format!("it refuses every request: {}", failure.message));
         }
         is_new
@@ -212,7 +249,7 @@ impl Gate {
 
     pub(super) fn count_answer(&self) {
         self.answered.fetch_add(1, Ordering::Relaxed);
-        self.lock().refusal = None;
+        self.lock().refusals = 0;
     }
 
     pub(super) fn count_failure(&self, for_good: bool) {
@@ -281,7 +318,7 @@ impl Pass<'_> {
     /// True if the teacher should be given up.
     fn done(&mut self, health: Health, pause: Option<Duration>, used: Option<u64>) -> bool {
         if let Some(used) = used {
-            self.gate.give_back(0.0, self.tokens - used as f64);
+            self.gate.give_back(self.tokens - used as f64);
         }
         self.leave.take().is_some_and(|leave| leave.done(health, pause))
     }
@@ -290,7 +327,7 @@ impl Pass<'_> {
 impl Drop for Pass<'_> {
     fn drop(&mut self) {
         if self.leave.is_some() {
-            self.gate.give_back(1.0, self.tokens);
+            self.gate.give_back(self.tokens);
         }
     }
 }

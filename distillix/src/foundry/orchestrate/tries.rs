@@ -1,5 +1,6 @@
 //! How often a request is sent again.
 
+use super::gate::REFUSALS;
 use crate::foundry::teacher::{Failure, FailureKind};
 
 /// The tries of one request at one teacher.
@@ -53,7 +54,8 @@ impl Tries {
         }
         let count = if is_outage { &mut self.outages } else { &mut self.others };
         *count += 1;
-        if *count > failure.kind.retries(retries) && !is_teachers { Next::Fail } else { Next::Retry(*count) }
+        let most = if is_teachers { REFUSALS - 1 } else { failure.kind.retries(retries) };
+        if *count > most { Next::Fail } else { Next::Retry(*count) }
     }
 }
 
@@ -75,6 +77,11 @@ mod tests {
         assert_eq!(next(FailureKind::Empty), Next::Fail);
         let mut tries = Tries::patient();
         let rejected = Failure::new(FailureKind::Rejected, "");
+        for n in 1..REFUSALS {
+            assert_eq!(tries.next(&rejected, false, true, 8), Next::Retry(n));
+        }
+        assert_eq!(tries.next(&rejected, false, true, 8), Next::Fail);
+        let mut tries = Tries::patient();
         assert_eq!(tries.next(&rejected, false, true, 8), Next::Retry(1));
         assert_eq!(tries.next(&rejected, false, false, 8), Next::Fail);
         let ill = Failure::new(FailureKind::Timeout, "");

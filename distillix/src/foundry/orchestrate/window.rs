@@ -1,5 +1,5 @@
-//! How many requests a teacher has at a time: halved when it says that they are too many, one more with each answer (additive
-//! increase, multiplicative decrease: Chiu and Jain, 1989, as in TCP).
+//! How many requests a teacher has at a time: halved when it says that they are too many, one more when as many were
+//! answered as it has (additive increase, multiplicative decrease: Chiu and Jain, 1989, as in TCP).
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -16,6 +16,8 @@ pub(super) struct Window {
 #[derive(Debug)]
 struct State {
     size: usize,
+    /// Answers since it last changed.
+    answers: usize,
     /// Permits that exist beyond `size`, and vanish as they come back.
     surplus: usize,
     /// How often it was halved since the last answer, and when last.
@@ -33,7 +35,7 @@ pub(super) struct Place<'a> {
 
 impl Window {
     pub(super) fn new(most: usize) -> Self {
-        let state = State { size: most, surplus: 0, refusals: 0, halved: None };
+        let state = State { size: most, answers: 0, surplus: 0, refusals: 0, halved: None };
         Window { most, permits: Semaphore::new(most), state: Mutex::new(state) }
     }
 
@@ -57,8 +59,10 @@ impl Window {
     pub(super) fn answered(&self) {
         let mut state = self.lock();
         state.refusals = 0;
-        if state.size < self.most {
+        state.answers += 1;
+        if state.answers >= state.size && state.size < self.most {
             state.size += 1;
+            state.answers = 0;
             match state.surplus.checked_sub(1) {
                 Some(surplus) => state.surplus = surplus,
                 None => self.permits.add_permits(1),
@@ -73,6 +77,7 @@ impl Window {
         if state.halved.is_none_or(|halved| sent > halved) {
             let fewer = state.size - (state.size / 2).max(1);
             state.size -= fewer;
+            state.answers = 0;
             state.surplus += fewer - self.permits.forget_permits(fewer);
             state.refusals += 1;
             state.halved = Some(Instant::now());
@@ -115,9 +120,13 @@ mod tests {
         let sent = Instant::now();
         assert_eq!([window.refused(sent), window.refused(sent)], [1, 1]);
         assert_eq!(room(&window), 0, "7 are out, 4 are allowed");
-        window.answered();
+        for _ in 0..3 {
+            window.answered();
+        }
         places.truncate(4);
-        assert_eq!(room(&window), 1);
+        assert_eq!(room(&window), 0);
+        window.answered();
+        assert_eq!(room(&window), 1, "one more for a round of answers");
         drop(places);
         assert_eq!(room(&window), 5);
         for times in 1..=4 {
@@ -125,9 +134,11 @@ mod tests {
         }
         assert_eq!(room(&window), 1, "never none");
         assert!(window.at_most_one());
-        for _ in 0..20 {
-            window.answered();
+        for size in 1..8 {
+            assert_eq!(room(&window), size);
+            (0..size).for_each(|_| window.answered());
         }
+        (0..20).for_each(|_| window.answered());
         assert_eq!(room(&window), 8, "never more than asked for");
         assert_eq!(window.refused(Instant::now()), 1);
     }

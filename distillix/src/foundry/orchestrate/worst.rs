@@ -72,10 +72,11 @@ impl WorstCase {
     /// The most that a request may use.
     pub(super) fn of(&self, request: &Request) -> Amount {
         let seen = *self.lock();
-        let output = self.longest_answer(request.sampling.max_tokens).unwrap_or(0) + seen.excess;
+        let longest = self.longest_answer(request.sampling.max_tokens).unwrap_or(0);
+        let output = longest.saturating_add(seen.excess);
         let input = request.prompt_bytes().saturating_add(seen.overhead);
         let input = input.min(self.offer.context.unwrap_or(u64::MAX).max(seen.input));
-        let cost = self.cost(input, output).max(seen.token * (input + output) as f64);
+        let cost = self.cost(input, output).max(seen.token * input.saturating_add(output) as f64);
         Amount { requests: 1, input, output, cost }
     }
 

@@ -38,6 +38,9 @@ def steps(about, refusal):
     import types
 
     channel, tests_file = 3, "<tests>"
+    match = getattr(_ast, "Match", _ast.If)  # which Python 3.8 and 3.9 do not have
+    loops = (_ast.For, _ast.AsyncFor, _ast.While)
+    scopes = (_ast.FunctionDef, _ast.AsyncFunctionDef, _ast.ClassDef)
     # Names that the tests get beside their own.
     checked_name, passed_name, plain_name = "__checked__", "__passed__", "__plain__"
     partial, getframe = functools.partial, sys._getframe
@@ -64,14 +67,14 @@ def steps(about, refusal):
         except BaseException as error:
             raise refusal("error", "%s not Python: %s: %s" % (what, type(error).__name__, error)) from error
 
-    def below(node):
-        """A node and all nodes below it."""
+    def below(node, but=()):
+        """A node and all nodes below it, but those of some kinds and what they hold."""
         found = [node]
         for node in found:
             for field in node._fields:
                 value = getattr(node, field, None)
                 values = value if isinstance(value, list) else [value]
-                found.extend(v for v in values if isinstance(v, _ast.AST))
+                found.extend(v for v in values if isinstance(v, _ast.AST) and not isinstance(v, but))
         return found
 
     def called(node):
@@ -79,15 +82,22 @@ def steps(about, refusal):
         function = node.func if isinstance(node, _ast.Call) else None
         return getattr(function, "attr", None) or getattr(function, "id", None) or ""
 
+    def is_never(node):
+        """Whether it is an assertion that fails whenever it is reached."""
+        return isinstance(node, _ast.Assert) and isinstance(node.test, _ast.Constant) and not node.test.value
+
     def can_raise(node):
-        return any(isinstance(n, _ast.Raise) or called(n) in ("exit", "quit", "fail") for n in below(node))
+        ends = ("exit", "quit", "fail")
+        return any(isinstance(n, _ast.Raise) or is_never(n) or called(n) in ends for n in below(node))
 
     def is_check(node):
         """Whether a statement fails if what is tested is wrong."""
         if isinstance(node, _ast.Assert):
             return not isinstance(node.test, _ast.Constant)
-        if isinstance(node, (_ast.If, _ast.Try)):
+        if isinstance(node, (_ast.If, _ast.Try, match)):
             return can_raise(node)
+        if isinstance(node, loops):
+            return any(can_raise(n) for n in node.orelse)
         if isinstance(node, (_ast.With, _ast.AsyncWith)):
             return any(called(i.context_expr).lower().endswith(("raises", "warns")) for i in node.items)
         return isinstance(node, _ast.Expr) and called(node.value).lower().startswith("assert")
@@ -98,7 +108,7 @@ def steps(about, refusal):
     def definitions(body):
         """The functions and classes of a module, those under a condition too."""
         for node in body:
-            if isinstance(node, (_ast.FunctionDef, _ast.AsyncFunctionDef, _ast.ClassDef)):
+            if isinstance(node, scopes):
                 yield node
             else:
                 for field in ("body", "orelse", "finalbody"):
@@ -121,7 +131,13 @@ def steps(about, refusal):
         return [v if isinstance(v, (_ast.Constant, _ast.Starred)) else call(plain_name, v, v) for v in values]
 
     def doubt(node):
-        """Looks at everything that an assertion compares."""
+        """Looks at everything that a check, or an expression, compares."""
+        if hasattr(node, "subject"):
+            node.subject = plain([node.subject])[0]
+        if isinstance(node, _ast.If):
+            node = node.test
+        elif hasattr(node, "body") and not isinstance(node, loops + (_ast.IfExp,)):
+            return  # what is in it is looked at itself
         for part in below(node):
             if isinstance(part, _ast.Compare):
                 part.left, part.comparators = plain([part.left])[0], plain(part.comparators)
@@ -131,30 +147,43 @@ def steps(about, refusal):
     def watch(tree):
         """Makes checks and test functions tell when they are reached, or done."""
         for node in below(tree):
-            if isinstance(node, _ast.stmt) and is_check(node) and not hasattr(node, "body"):
-                doubt(node)
             for field in ("body", "orelse", "finalbody"):
                 body = getattr(node, field, None)
                 if isinstance(body, list):
                     # What stands before a `raise` decides whether that is reached.
                     after = [isinstance(s, _ast.Raise) for s in body[1:]] + [False]
                     marked = [is_check(s) or then for s, then in zip(body, after)]
+                    for check in itertools.compress(body, marked):
+                        doubt(check)
                     body[:] = [n for s, is_marked in zip(body, marked)
                                for n in ([note(checked_name, s), s] if is_marked else [s])]
             # A failed subTest does not end its function, which then is not done.
             if is_test(node) and not any(called(n) == "subTest" for n in below(node)):
+                for part in below(node, scopes):
+                    if isinstance(part, _ast.Return):
+                        # After what it returns, which may fail.
+                        part.value = call(passed_name, part, *([part.value] if part.value else []))
                 node.body.append(note(passed_name, node.body[-1]))
 
     def end_of(tree):
-        """An exit at the end only says how it went."""
+        """The statements that a file ends with; where the last of them raises SystemExit, it calls exit instead."""
         body = tree.body
         while body and isinstance(body[-1], _ast.If):
             body = body[-1].body
+        raised = body[-1].exc if body and isinstance(body[-1], _ast.Raise) else None
+        if "SystemExit" in (called(raised), getattr(raised, "id", None)):
+            exit_call = call("exit", raised, *getattr(raised, "args", []))
+            body[-1] = placed(_ast.Expr(value=exit_call), raised)
+        return body
+
+    def without_end(body):
+        """An exit at the end only says how it went."""
         if body and isinstance(body[-1], _ast.Expr) and called(body[-1].value) in ("exit", "quit"):
             last = body[-1]
             none, zero = (placed(_ast.Constant(value=value, kind=None), last) for value in (None, 0))
             good = placed(_ast.Tuple(elts=[none, zero], ctx=_ast.Load()), last)
             status = last.value.args[0] if last.value.args else none
+            doubt(status)
             test = placed(_ast.Compare(left=status, ops=[_ast.In()], comparators=[good]), last)
             body[-1] = placed(_ast.Assert(test=test, msg=None), last)
 
@@ -162,6 +191,8 @@ def steps(about, refusal):
         """The parts of the standard library that the tests import, as they are before the sample runs."""
         known = getattr(sys, "stdlib_module_names", ("unittest", "asyncio", "math", "random"))
         names = {"unittest"} if "unittest" in tests else set()
+        if names and "ANY" in tests:
+            names.add("unittest.mock")
         for node in below(tree):
             if isinstance(node, _ast.Import):
                 names.update(alias.name for alias in node.names)
@@ -285,29 +316,39 @@ def steps(about, refusal):
         scope = {"__builtins__": dict(vars(builtins))}
         return types.FunctionType(function.__code__, scope, None, function.__defaults__, function.__closure__)
 
-    def helpers(space, passed):
-        """What the names of `watch` stand for, but the counter."""
+    def codes(code):
+        """The ids of a code object and of all those in it."""
+        yield id(code)
+        for part in code.co_consts:
+            if isinstance(part, types.CodeType):
+                yield from codes(part)
+
+    def helpers(passed, own, tests):
+        """What the names of `watch` stand for, but the counter. `own` is the ids of the tests' code objects."""
+        # Tests that name it may expect it.
+        anything = getattr(guarded.get("unittest.mock"), "ANY", None) if "ANY" in tests else None
 
         def plain(value, deep=2):
-            """Gives the value back, unless the sample made it equal to everything."""
+            """Gives the value back, unless it is equal to everything, and not because the tests want it so."""
             kind = type(value)
-            equal = kind.__eq__
-            if isinstance(equal, function) and equal.__globals__ is space and equal.__code__.co_filename != tests_file:
-                try:
-                    is_same = equal(value, object()) is True
-                except Exception:
-                    is_same = False
-                if is_same:
-                    raise AssertionError("a value of the class %s is equal to everything" % kind.__name__)
+            try:
+                # Arrays of several truths raise here: they are no such values.
+                is_same = value is not anything and bool(value == object())
+                is_same = is_same and id(getattr(kind.__eq__, "__code__", None)) not in own
+            except Exception:
+                is_same = False
+            if is_same:
+                raise AssertionError("a value of the class %s is equal to everything" % kind.__name__)
             if deep and kind in (list, tuple, set, dict) and len(value) <= 1000:
                 for part in value.values() if kind is dict else value:
                     plain(part, deep - 1)
             return value
 
-        def done():
+        def done(value=None):
             passed.add(getframe(1).f_code)
+            return value
 
-        function, plain = types.FunctionType, apart(plain)
+        plain = apart(plain)
         return {plain_name: plain, passed_name: apart(done)}
 
     guarded = {}
@@ -329,8 +370,9 @@ def steps(about, refusal):
         compiled(tests, tests_file, "the tests are")
         tree = compiled(tests, tests_file, "the tests are", 0x400)  # ast.PyCF_ONLY_AST
         defined = list(definitions(tree.body))
+        end = end_of(tree)  # before `watch`, which takes what stands before a `raise` for a check
         watch(tree)
-        end_of(tree)
+        without_end(end)
         checks = compiled(tree, tests_file, "the tests are")
         own = {c for c in checks.co_consts if isinstance(c, types.CodeType)}
         guarded.update(imported(tree, tests))
@@ -356,7 +398,7 @@ def steps(about, refusal):
         checked, passed = itertools.count(), set()
         module.__name__ = "__main__"
         space[checked_name] = checked.__next__
-        space.update(helpers(space, passed))
+        space.update(helpers(passed, frozenset(codes(checks)), tests))
         yield (partial(run, checks, space),) + untraced
         for job, counts, code in jobs(defined, space, own, passed):
             yield (job,) + untraced

@@ -303,16 +303,13 @@ impl Drop for Store {
 fn settle_lost(connection: &Connection) -> rusqlite::Result<()> {
     let transaction = connection.unchecked_transaction()?;
     {
-        let mut lost = transaction.prepare(
-            "SELECT teacher, model, count(*), sum(input), sum(output), sum(cost) FROM flights GROUP BY teacher, model",
-        )?;
+        let mut lost = transaction.prepare("SELECT teacher, model, input, output, cost FROM flights")?;
         let mut rows = lost.query([])?;
         while let Some(row) = rows.next()? {
             let count = |at: usize| row.get::<_, i64>(at).map(|n| n as u64);
             let who = Who { teacher: row.get(0)?, model: row.get(1)? };
-            let amount =
-                Amount { requests: count(2)?, input: count(3)?, output: count(4)?, cost: row.get(5)? };
-            writer::spend(&transaction, &who, amount, amount.requests, 0)?;
+            let amount = Amount { requests: 1, input: count(2)?, output: count(3)?, cost: row.get(4)? };
+            writer::spend(&transaction, &who, amount, 1, 0)?;
         }
     }
     transaction.execute("DELETE FROM flights", [])?;

@@ -115,11 +115,13 @@ pub(super) fn spend(
     assumed: u64,
     answered: u64,
 ) -> rusqlite::Result<()> {
+    // A sum that overflows would become a REAL, which is no count any more.
     connection
         .prepare_cached(
             "INSERT INTO spending VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO UPDATE SET
-             requests = requests + excluded.requests, answers = answers + excluded.answers, input = input + excluded.input,
-             output = output + excluded.output, cost = cost + excluded.cost, assumed = assumed + excluded.assumed",
+             requests = requests + excluded.requests, answers = answers + excluded.answers,
+             input = min(input + excluded.input, 9223372036854775807),
+             output = min(output + excluded.output, 9223372036854775807), cost = cost + excluded.cost, assumed = assumed + excluded.assumed",
         )?
         .execute(params![
             who.teacher,

@@ -107,13 +107,24 @@ pub struct Usage {
     pub output: u64,
 }
 
+impl Usage {
+    /// More tokens than any request has.
+    const TOO_MANY: u64 = 1 << 40;
+
+    /// These counts, unless they are a mistake of the server's.
+    fn checked(input: u64, output: u64) -> Option<Self> {
+        (input.max(output) < Self::TOO_MANY).then_some(Usage { input, output })
+    }
+}
+
 /// What a server counted, in the form of OpenAI's API: `usage` of a whole answer, of its last piece or of an error.
 fn counted(value: &Value) -> Spent {
     let count = |key: &str| value.get("usage")?.get(key)?.as_u64();
-    match count("prompt_tokens").zip(count("completion_tokens")) {
-        Some((input, output)) => {
+    let counts = count("prompt_tokens").zip(count("completion_tokens"));
+    match counts.and_then(|(input, output)| Usage::checked(input, output)) {
+        Some(usage) => {
             let cost = value.pointer("/usage/cost").and_then(Value::as_f64).filter(|cost| *cost >= 0.0);
-            Spent::Known(Usage { input, output }, cost)
+            Spent::Known(usage, cost)
         }
         None => Spent::Unknown,
     }

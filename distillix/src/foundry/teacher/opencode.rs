@@ -126,9 +126,9 @@ impl OpenCode {
         let tokens = |key: &str| info.get("tokens")?.get(key)?.as_u64();
         let cache =
             |key: &str| info.pointer(&format!("/tokens/cache/{key}")).and_then(Value::as_u64).unwrap_or(0);
-        let usage = tokens("input").zip(tokens("output")).map(|(input, output)| Usage {
-            input: input + cache("read") + cache("write"),
-            output: output + tokens("reasoning").unwrap_or(0),
+        let usage = tokens("input").zip(tokens("output")).and_then(|(input, output)| {
+            let input = input.saturating_add(cache("read")).saturating_add(cache("write"));
+            Usage::checked(input, output.saturating_add(tokens("reasoning").unwrap_or(0)))
         });
         let cost = info.get("cost").and_then(Value::as_f64).filter(|cost| *cost >= 0.0);
         let spent = usage.map_or(Spent::Unknown, |usage| Spent::Known(usage, cost));
