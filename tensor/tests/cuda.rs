@@ -148,6 +148,20 @@ fn a_captured_step_is_replayed_on_new_values() {
     // What waits for the device cannot be captured, and leaves the stream usable.
     assert!(gpu.capture(arena, || out.to_vec::<f32>()).is_err());
     assert!(error(&out, &want) < 1e-6);
+    // So does a panic.
+    let panics = || gpu.capture(arena, || -> tensor::Result<()> { panic!("within a capture") });
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panics)).is_err());
+    assert!(error(&out, &want) < 1e-6);
+    // The graph writes to memory in which no tensor is left, so it must not be freed.
+    gpu.trim_memory().expect("it can be freed");
+    out.fill(0.0).expect("it fits");
+    graph.launch().expect("it runs");
+    assert!(error(&out, &want) < 1e-6);
+    // Without the graph it can be.
+    let reserved = gpu.memory_stats().reserved;
+    drop(graph);
+    gpu.trim_memory().expect("it can be freed");
+    assert!(gpu.memory_stats().reserved < reserved);
 }
 
 #[test]

@@ -71,7 +71,7 @@ pub fn train(bench: &TrainBench, gpu: Cuda, mut progress: impl FnMut(usize)) -> 
     let mut trainer = Trainer::new(config.clone(), first, student, None).map_err(too_large)?;
     let step = trainer.settle(plans, |plan| Ok(random_step(&config, plan)))?;
     let (mut losses, mut waits) = (Vec::new(), 0);
-    let mut run = |trainer: &mut Trainer, count: usize| -> Result<(Duration, u64)> {
+    let mut steps = |trainer: &mut Trainer, count: usize| -> Result<(Duration, u64)> {
         let start = Instant::now();
         for _ in 0..count {
             let before = gpu.waits();
@@ -82,12 +82,15 @@ pub fn train(bench: &TrainBench, gpu: Cuda, mut progress: impl FnMut(usize)) -> 
         losses.extend(trainer.reports(true)?.iter().map(|report| report.loss));
         Ok((start.elapsed(), std::mem::take(&mut waits)))
     };
+    let mut run = |trainer: &mut Trainer, count: usize| {
+        steps(trainer, count).map_err(|error| trainer.plan().advise(error))
+    };
     run(&mut trainer, 1)?;
     let first_step_seconds = start.elapsed().as_secs_f64();
     progress(1);
     // The second step runs eagerly too: it tells where the time goes.
-    let (_, times) =
-        gpu.profile(|| run(&mut trainer, 1).map_err(|e| tensor::Error::device("bench", format!("{e:#}"))))?;
+    let (profiled, times) = gpu.profile(|| Ok(run(&mut trainer, 1)))?;
+    profiled?;
     run(&mut trainer, WARMUP - 2)?;
     progress(WARMUP);
     let mut groups = Vec::new();

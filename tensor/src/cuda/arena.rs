@@ -66,6 +66,8 @@ struct Blocks {
     by_length: BTreeSet<(usize, u64)>,
     /// Length of each segment, by address.
     segments: BTreeMap<u64, usize>,
+    /// Captured graphs that work in these segments, whether or not a tensor is there.
+    graphs: usize,
 }
 
 impl Blocks {
@@ -107,8 +109,11 @@ impl Blocks {
         self.insert(address, len);
     }
 
-    /// Segments of which no part is in use, taken out of the books.
+    /// Segments of which no part is in use, by a tensor or a graph, taken out of the books.
     fn take_unused_segments(&mut self) -> Vec<(u64, usize)> {
+        if self.graphs > 0 {
+            return Vec::new();
+        }
         let unused: Vec<_> = self
             .segments
             .iter()
@@ -269,7 +274,7 @@ impl State {
         for blocks in &mut self.arenas {
             for (address, len) in blocks.take_unused_segments() {
                 self.stats.reserved -= len;
-                // SAFETY: no tensor uses the segment, and the driver finishes the work given before it frees.
+                // SAFETY: no tensor and no graph uses the segment, and the driver finishes the work given before it frees.
                 unsafe { driver::free_sync(address) }
                     .map_err(|e| Error::device("cuda", format!("freeing {len} bytes: {:?}", e.0)))?;
             }
@@ -301,7 +306,7 @@ impl Cuda {
         self.0.memory.lock().stats.limit = limit;
     }
 
-    /// Gives segments that hold no tensor back to the driver.
+    /// Gives segments that hold no tensor back to the driver, but for those of arenas that a [`Graph`](super::Graph) works in.
     pub fn trim_memory(self) -> Result<()> {
         self.bind()?;
         self.0.memory.lock().release_unused()
@@ -325,6 +330,15 @@ impl Cuda {
         let before = std::mem::replace(&mut self.0.memory.lock().current, arena.index);
         let _back = Back(self, before);
         f()
+    }
+
+    /// Keeps the memory of `arena` for a graph, until [`Cuda::unpin`].
+    pub(super) fn pin(self, arena: Arena) {
+        self.0.memory.lock().arenas[arena.index].graphs += 1;
+    }
+
+    pub(super) fn unpin(self, arena: Arena) {
+        self.0.memory.lock().arenas[arena.index].graphs -= 1;
     }
 
     pub(super) fn set_capturing(self, on: bool) {
@@ -357,6 +371,10 @@ mod tests {
         // Neighbours are joined, but never across segments.
         assert_eq!(blocks.by_address, BTreeMap::from([(0x1000, 0x1000), (0x2000, 0x800)]));
         assert_eq!(blocks.by_length.len(), 2);
+        // What a graph writes to without a tensor stays.
+        blocks.graphs = 1;
+        assert!(blocks.take_unused_segments().is_empty());
+        blocks.graphs = 0;
         assert_eq!(blocks.take_unused_segments(), [(0x1000, 0x1000), (0x2000, 0x800)]);
         assert!(blocks.by_address.is_empty());
     }

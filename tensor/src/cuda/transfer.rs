@@ -12,6 +12,7 @@ const SLOTS: usize = 4;
 
 /// Page-locked host memory, which the device copies from or to on its own.
 struct Pinned {
+    gpu: Cuda,
     ptr: *mut u8,
     len: usize,
     /// Marks the end of the copy that used it last.
@@ -27,30 +28,35 @@ impl Pinned {
         let ptr = unsafe { driver::malloc_host(len, 0) }.map_err(|e| gpu.failed("pinning host memory", e))?;
         let event = driver::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)
             .map_err(|e| gpu.failed("cuEventCreate", e))?;
-        Ok(Pinned { ptr: ptr.cast(), len, event })
+        Ok(Pinned { gpu, ptr: ptr.cast(), len, event })
     }
 
-    fn record(&self, gpu: Cuda) -> Result<()> {
+    fn record(&self) -> Result<()> {
         // SAFETY: event and stream are alive.
-        unsafe { driver::event::record(self.event, gpu.stream()) }.map_err(|e| gpu.failed("cuEventRecord", e))
+        unsafe { driver::event::record(self.event, self.gpu.stream()) }
+            .map_err(|e| self.gpu.failed("cuEventRecord", e))
     }
 
     /// Waits until the copy is done.
-    fn wait(&self, gpu: Cuda) -> Result<()> {
+    fn wait(&self) -> Result<()> {
         // SAFETY: the event is alive.
         if unsafe { driver::event::query(self.event) }.is_ok() {
             return Ok(());
         }
-        gpu.0.waits.fetch_add(1, Ordering::Relaxed);
+        self.gpu.0.waits.fetch_add(1, Ordering::Relaxed);
         // SAFETY: as above.
-        unsafe { driver::event::synchronize(self.event) }.map_err(|e| gpu.failed("waiting for a copy", e))
+        unsafe { driver::event::synchronize(self.event) }
+            .map_err(|e| self.gpu.failed("waiting for a copy", e))
     }
 }
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        // SAFETY: made in `new`, freed once. Errors at exit have nobody to go to.
+        // Another thread may drop it than worked on the device.
+        let _ = self.gpu.bind();
+        // SAFETY: made in `new`, freed once, when no copy uses the memory. Errors at exit have nobody to go to.
         unsafe {
+            let _ = driver::event::synchronize(self.event);
             let _ = driver::event::destroy(self.event);
             let _ = driver::free_host(self.ptr.cast());
         }
@@ -77,7 +83,7 @@ impl Staging {
             self.current = (self.current + 1) % SLOTS;
             self.filled = 0;
             match self.ring.get(self.current) {
-                Some(next) => next.wait(gpu)?,
+                Some(next) => next.wait()?,
                 None => self.ring.push(Pinned::new(gpu, SLOT)?),
             }
         }
@@ -114,7 +120,7 @@ impl Pending {
     pub fn get<T: Element>(mut self) -> Result<Vec<T>> {
         self.gpu.bind()?;
         let Some(pinned) = self.pinned.take() else { return Ok(Vec::new()) };
-        pinned.wait(self.gpu)?;
+        pinned.wait()?;
         // SAFETY: the copy of `len` bytes into the buffer is done.
         let bytes = unsafe { std::slice::from_raw_parts(pinned.ptr, self.len) };
         if !bytes.len().is_multiple_of(size_of::<T>()) {
@@ -144,7 +150,7 @@ impl Cuda {
                 driver::memcpy_htod_async(to + (i * SLOT) as u64, from, self.stream())
             }
             .map_err(|e| self.failed("copying to the GPU", e))?;
-            buffer.record(self)?;
+            buffer.record()?;
         }
         Ok(())
     }
@@ -206,7 +212,7 @@ impl Cuda {
             driver::memcpy_dtoh_async(to, from, self.stream())
         }
         .map_err(|e| self.failed("copying from the GPU", e))?;
-        pinned.record(self)?;
+        pinned.record()?;
         Ok(Pending { gpu: self, pinned: Some(pinned), len })
     }
 }

@@ -16,7 +16,8 @@ pub(super) struct Policy {
     pub(super) unix_sockets: bool,
     /// Something else keeps signals from processes outside; if not, a process may signal only itself.
     pub(super) signals_apart: bool,
-    /// No file of the host is visible to which the sample's user could give another mode or time, which Landlock allows.
+    /// No file of the host is visible to which the sample's user could give another mode or time, which Landlock allows, or an end,
+    /// which it allows before its version 3 (Linux 6.2).
     pub(super) own_files: bool,
     /// Memory of files without a name is counted.
     pub(super) memory_counted: bool,
@@ -28,7 +29,7 @@ const PLAIN: &[c_long] = &[
     // files and descriptors
     SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_pread64, SYS_pwrite64, SYS_preadv, SYS_pwritev, SYS_preadv2,
     SYS_pwritev2, SYS_close, SYS_close_range, SYS_lseek, SYS_fstat, SYS_newfstatat, SYS_statx, SYS_statfs, SYS_fstatfs,
-    SYS_fcntl, SYS_flock, SYS_fsync, SYS_fdatasync, SYS_ftruncate, SYS_truncate, SYS_fallocate, SYS_fadvise64,
+    SYS_fcntl, SYS_flock, SYS_fsync, SYS_fdatasync, SYS_ftruncate, SYS_fallocate, SYS_fadvise64,
     SYS_getdents64, SYS_getcwd, SYS_chdir, SYS_fchdir, SYS_openat, SYS_openat2, SYS_faccessat, SYS_faccessat2,
     SYS_readlinkat, SYS_mkdirat, SYS_unlinkat, SYS_renameat2, SYS_linkat, SYS_symlinkat, SYS_umask, SYS_dup, SYS_dup3, SYS_pipe2, SYS_copy_file_range, SYS_sendfile, SYS_splice, SYS_tee,
     // waiting for them
@@ -170,7 +171,7 @@ fn allowed(policy: Policy) -> Result<(BpfProgram, usize), seccompiler::BackendEr
         add(SYS_tgkill, one_of(0, &[own])?);
     }
     if policy.own_files {
-        for call in [SYS_fchmod, SYS_fchmodat, SYS_utimensat] {
+        for call in [SYS_fchmod, SYS_fchmodat, SYS_utimensat, SYS_truncate] {
             add(call, Vec::new());
         }
         #[cfg(target_arch = "x86_64")]
