@@ -31,7 +31,7 @@ def main():
     arguments.add_argument("target", type=pathlib.Path, help="folder with distillix and examples/mock_teacher")
     arguments.add_argument("--sessions", default="1,8,16")
     arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--seconds", type=float, default=15)
+    arguments.add_argument("--seconds", type=float, default=25)
     options = arguments.parse_args()
     target = options.target.resolve()
     with tempfile.TemporaryDirectory() as folder:
@@ -44,18 +44,19 @@ def main():
                 processes.append(subprocess.Popen(teacher, stdout=log, stderr=log))
                 processes.append(start_opencode(options.opencode.resolve(), folder, port, teacher_port, log))
             wait_until_healthy(port, processes, folder / "server.log")
-            rate = bare(port, 1, 12, "warm-up")
+            bare(port, 1, 12, "warm-up")
             for sessions in map(int, options.sessions.split(",")):
-                measure(target / "distillix", folder, port, sessions, options, rate)
+                measure(target / "distillix", folder, port, sessions, options)
         finally:
             for process in processes:
                 process.kill()
                 process.wait()
 
 
-def measure(program, folder, port, sessions, options, rate):
+def measure(program, folder, port, sessions, options):
     """Rounds of both with so many sessions at a time."""
-    total = max(20, round(rate * options.seconds * min(sessions, 4) ** 0.5))
+    rate = bare(port, sessions, 4 * sessions + 8, f"trial {sessions}")
+    total = round(rate * options.seconds)
     pairs = []
     for round_ in range(options.rounds):
         tag = f"{sessions}-{round_}"
