@@ -3,7 +3,7 @@
 mod ops;
 
 use super::progress::Progress;
-use super::{DeviceArg, Output, WrongUse, threads};
+use super::{Compute, Output, WrongUse};
 use crate::bench::{TrainBench, train};
 use crate::smelter::config::Config;
 use crate::smelter::plan::{Precision, parse_bytes};
@@ -62,12 +62,8 @@ struct TrainArgs {
     /// Most memory of the GPU that the process takes, as in 8GiB.
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory_limit: Option<usize>,
-    /// auto, cpu or cuda[:N].
-    #[arg(long, default_value = "auto")]
-    device: DeviceArg,
-    /// Threads to compute with.
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    compute: Compute,
     /// Print the figures as a JSON line on stdout.
     #[arg(long)]
     json: bool,
@@ -89,8 +85,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn run_train(args: &TrainArgs) -> Result<ExitCode> {
-    threads::set(args.threads)?;
-    let device = args.device.open()?;
+    let device = args.compute.open()?;
     let mut bench = match &args.preset {
         None => default_shape(),
         Some(name) => {

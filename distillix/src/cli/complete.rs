@@ -1,13 +1,12 @@
 //! `distillix complete`.
 
 use super::progress::Progress;
-use super::{DeviceArg, Output, WrongUse, output, threads};
+use super::{Compute, Output, WrongUse, output};
 use crate::run::{Completion, Finish, Prompt, PromptText, RunModel, Sampling, Session};
 use crate::smelter::data::Message;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 use std::io::{IsTerminal, Read, Write};
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -54,12 +53,8 @@ pub(super) struct Args {
     /// Equal seeds make equal completions.
     #[arg(long, value_name = "S", default_value_t = 0)]
     seed: u64,
-    /// auto, cpu or cuda[:N].
-    #[arg(long, default_value = "auto")]
-    device: DeviceArg,
-    /// Number of threads; one a core if not given.
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    compute: Compute,
     /// Print one JSON line on stdout when done.
     #[arg(long)]
     json: bool,
@@ -86,8 +81,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let sampling = Sampling { temperature, top_p, top_k, seed };
     sampling.validate().map_err(|error| WrongUse(error.to_string()))?;
     let text = text(args)?;
-    threads::set(args.threads)?;
-    let model = RunModel::load(&args.model, &args.device.open()?)?;
+    let model = RunModel::load(&args.model, &args.compute.open()?)?;
     let prompt = prompt(args, &text, &model)?;
     let capacity = prompt.ids.len().saturating_add(max_tokens);
     let mut session = Session::new(&model.student, &model.tokenizer, capacity)?;

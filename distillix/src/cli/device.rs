@@ -1,6 +1,7 @@
-//! `--device`.
+//! `--device`, and how many threads compute beside or without it.
 
-use super::output;
+use super::{output, threads};
+use std::num::NonZeroUsize;
 use std::str::FromStr;
 use tensor::Device;
 
@@ -47,6 +48,28 @@ impl DeviceArg {
             })),
             DeviceArg::Cuda(n) => Ok(Device::cuda(*n)?),
         }
+    }
+}
+
+/// The arguments that say what to compute with.
+#[derive(Debug, clap::Args)]
+pub(super) struct Compute {
+    /// auto, cpu or cuda[:N].
+    #[arg(long, default_value = "auto")]
+    device: DeviceArg,
+    /// Threads to compute with, one a core if not given; results do not depend on it.
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+}
+
+impl Compute {
+    /// Starts the threads, and gives the device. To be called before anything is computed.
+    ///
+    /// # Errors
+    /// If there is no such device, or the threads cannot be started.
+    pub(super) fn open(&self) -> anyhow::Result<Device> {
+        threads::set(self.threads)?;
+        self.device.open()
     }
 }
 

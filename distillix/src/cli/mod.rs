@@ -17,6 +17,7 @@ mod tokenizer;
 mod train;
 mod verify;
 
+use device::Compute;
 pub use device::DeviceArg;
 pub use output::Output;
 

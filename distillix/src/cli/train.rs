@@ -1,7 +1,7 @@
 //! `distillix train`.
 
 use super::progress::Progress;
-use super::{DeviceArg, Output, WrongUse, signals, threads};
+use super::{Compute, Output, WrongUse, signals};
 use crate::smelter::config::Config;
 use crate::smelter::data::SourceConfig;
 use crate::smelter::metrics::{Line, Validation};
@@ -13,7 +13,6 @@ use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::IsTerminal;
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -66,9 +65,8 @@ pub(super) struct Args {
     /// Change one key of the config, as in training.muon_lr=0.01. Repeatable.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<String>,
-    /// auto, cpu or cuda[:N].
-    #[arg(long, default_value = "auto")]
-    device: DeviceArg,
+    #[command(flatten)]
+    compute: Compute,
     /// Most memory of the GPU that the process takes, as in 8GiB; micro-batches and recomputation are chosen to fit.
     /// Without it, what is free.
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
@@ -76,17 +74,13 @@ pub(super) struct Args {
     /// Run by this plan, `plan.json` of another run's folder, instead of choosing micro-batches and algorithms.
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
-    /// Threads to compute with; results do not depend on it.
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
     /// Print a JSON line for each event on stdout.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    threads::set(args.threads)?;
-    let device = args.device.open()?;
+    let device = args.compute.open()?;
     if let Some(out) = args.out.as_ref().filter(|out| args.resume && !out.exists()) {
         return Err(WrongUse(format!("there is no run to resume: {} does not exist", out.display())).into());
     }

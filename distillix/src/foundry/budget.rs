@@ -128,7 +128,8 @@ impl Budget {
         self.limits.exceeded(self.lock().spent.plus(worst)).map_or(Ok(()), |limit| Err(Exhausted(limit)))
     }
 
-    /// Sets aside what `worst` says, which may change while it waits, waiting for requests under way where they may turn out cheaper than their worst case.
+    /// Sets aside what `worst` says, which may change while it waits for requests under way, where these may turn out cheaper than
+    /// their worst case.
     ///
     /// # Errors
     /// When waiting would not help.

@@ -1,6 +1,6 @@
 //! From a store to a file: every answer with what the checks say of it, or only those that pass, cleaned.
 
-use super::clean::{CleanConfig, Draft, Fault, Outcome, Pipeline, Report, STAGES, Stage, Verdict};
+use super::clean::{CleanConfig, Draft, Fault, Outcome, Pipeline, Report, Stage, Verdict};
 use super::orchestrate::UNVERIFIED;
 use super::output::SetWriter;
 use super::record::Record;
@@ -33,7 +33,6 @@ pub struct Derived {
 const BATCH: usize = 512;
 /// Stages that judge a record by those before it: they say nothing of an answer itself.
 const OF_THE_SET: [&str; 2] = ["exact", "near"];
-const SECRETS: &str = "secrets";
 
 /// Writes the answers of a store, in the order of the prompts and then of the samples. The bytes depend on nothing but what is
 /// stored and the options. `observe` is told how many answers were looked at.
@@ -53,7 +52,7 @@ pub fn derive(
     if !options.only_clean {
         clean.skip.extend(OF_THE_SET.map(str::to_owned));
     }
-    let mut redaction = Pipeline::new(&only(SECRETS, &clean))?;
+    let mut redaction = Pipeline::new(&clean.only("secrets"))?;
     let mut pipeline = Pipeline::new(&clean)?;
     pipeline.push("tests", Box::new(Tests));
     let mut writer = SetWriter::create(output)?;
@@ -90,15 +89,6 @@ pub fn derive(
         writer.finish()?;
     }
     Ok(Derived { records, report: pipeline.report() })
-}
-
-/// The config that runs one stage alone, if it runs at all.
-fn only(stage: &str, config: &CleanConfig) -> CleanConfig {
-    let mut config = config.clone();
-    config
-        .skip
-        .extend(STAGES.iter().map(|entry| entry.name).filter(|name| *name != stage).map(str::to_owned));
-    config
 }
 
 fn kept(outcome: Outcome) -> Option<Record> {

@@ -1,6 +1,6 @@
 //! Runs the tests of prompts on answers, in the sandbox.
 
-use super::clean::{CleanConfig, Outcome, Pipeline, STAGES};
+use super::clean::{CleanConfig, Outcome, Pipeline};
 use super::language::Language;
 use super::orchestrate::{Tester, UNVERIFIED, Verdict};
 use super::prompts::Prompt;
@@ -35,8 +35,7 @@ impl SandboxTester {
     /// # Errors
     /// When that is none that a sandbox takes.
     pub fn new(config: &CleanConfig, options: Options) -> Result<Self> {
-        let skip = STAGES.iter().map(|stage| stage.name).filter(|name| *name != "extract").map(str::to_owned);
-        let extract = Pipeline::new(&CleanConfig { skip: skip.collect(), ..CleanConfig::default() })?;
+        let extract = Pipeline::new(&CleanConfig::default().only("extract"))?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(SandboxTester(Arc::new(Inner {
             sandbox: OnceLock::new(),

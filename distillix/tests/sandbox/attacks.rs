@@ -123,12 +123,7 @@ escaped('3 GB in files')
         &[],
         "
 try:
-    for number in range(8):
-        file = os.open('%d' % number, os.O_RDWR | os.O_CREAT)
-        os.unlink('%d' % number)
-        for _ in range(31):
-            os.write(file, bytes(1 << 20))
-    time.sleep(1)
+    fill_disk(os.unlink)
     escaped('250 MB in files without a name')
 except OSError as error:
     print('contained:', error)
@@ -142,11 +137,7 @@ try:
     for _ in range(30):
         os.mkdir('d' * 200)
         os.chdir('d' * 200)
-    for number in range(8):
-        file = os.open('%d' % number, os.O_RDWR | os.O_CREAT)
-        for _ in range(31):
-            os.write(file, bytes(1 << 20))
-    time.sleep(1)
+    fill_disk(lambda name: None)
     escaped('250 MB below folders that no path can name')
 except OSError as error:
     print('contained:', error)

@@ -38,5 +38,14 @@ def write(path):
         file.write(b"defaced")
 
 
+def fill_disk(after_opening):
+    for number in range(8):
+        file = os.open(str(number), os.O_RDWR | os.O_CREAT)
+        after_opening(str(number))
+        for _ in range(31):
+            os.write(file, bytes(1 << 20))
+    time.sleep(1)
+
+
 def syscall(*arguments):
     return libc.syscall(*[ctypes.c_long(a) if isinstance(a, int) else a for a in arguments])

@@ -1,6 +1,6 @@
 //! `distillix bench ops`.
 
-use super::super::{DeviceArg, Output, WrongUse, threads};
+use super::super::{Compute, Output, WrongUse};
 use crate::bench::ops::{OpTime, OpsBench, time};
 use crate::smelter::config::Config;
 use crate::smelter::plan::{Plan, Precision};
@@ -34,24 +34,19 @@ pub(super) struct Args {
     /// Type of the activations on a GPU: bf16 or f32.
     #[arg(long, value_parser = super::precision)]
     precision: Option<Precision>,
-    /// auto, cpu or cuda[:N].
-    #[arg(long, default_value = "auto")]
-    device: DeviceArg,
-    /// Threads to compute with.
-    #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    #[command(flatten)]
+    compute: Compute,
     /// Print a JSON line for each op and pass on stdout, and one with the rates they are measured against.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    threads::set(args.threads)?;
     let mut config = Config::preset(&args.preset).map_err(|error| WrongUse(format!("{error:#}")))?;
     let training = &mut config.training;
     training.seq_len = args.seq_len.map_or(training.seq_len, NonZeroUsize::get);
     training.precision = args.precision.or(training.precision);
-    let device = args.device.open()?;
+    let device = args.compute.open()?;
     let plan = Plan::candidates(&config, &device, None)?.into_iter().next();
     let plan = plan.context("there is no plan for this device")?;
     let seq_len = config.training.seq_len;

@@ -97,11 +97,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     threads::set(args.threads)?;
     let config = args.config().map_err(wrong)?;
     let path = args.output.clone().ok_or_else(|| WrongUse("--output is missing".into()))?;
-    for written in args.dropped.iter().chain([&path]) {
-        refuse_input(&args.inputs, written)?;
-    }
-    let mut pipeline = Pipeline::new(&config)?;
     let job = Job { inputs: args.inputs.clone(), output: path, dropped: args.dropped.clone() };
+    job.check().map_err(wrong)?;
+    let mut pipeline = Pipeline::new(&config)?;
     let stop = signals::stop_flag()?;
     let mut bar = None;
     let mut told = false;
@@ -132,19 +130,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         bytes as f64 / 1e6
     ))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// What is dropped would be lost if the output took the place of an input.
-fn refuse_input(inputs: &[PathBuf], written: &Path) -> Result<()> {
-    let place = |path: &Path| path.canonicalize().ok();
-    if place(written).is_some() && inputs.iter().any(|input| place(input) == place(written)) {
-        let path = written.display();
-        return Err(WrongUse(format!(
-            "{path} is read: what is dropped would be lost, so write another file"
-        ))
-        .into());
-    }
-    Ok(())
 }
 
 fn print(output: Output, report: &Report) -> Result<()> {

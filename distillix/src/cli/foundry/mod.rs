@@ -138,11 +138,10 @@ impl FoundryArgs {
     /// The same without them.
     fn config_of_file(&self) -> Result<FoundryConfig> {
         let mut config = self.config.foundry()?;
-        if let Some(name) = &self.key_env {
-            config.defaults.key_env = Some(name.clone());
-        }
-        if let Some(path) = &self.key_file {
-            config.defaults.key_file = Some(path.clone());
+        // One takes the place of the other, whichever the file of the config names.
+        if self.key_env.is_some() || self.key_file.is_some() {
+            (config.defaults.key_env, config.defaults.key_file) =
+                (self.key_env.clone(), self.key_file.clone());
         }
         Ok(config)
     }

@@ -133,6 +133,14 @@ impl CleanConfig {
         self.execute_limits().map(|_| ())
     }
 
+    /// The same, with one stage alone, if that runs at all.
+    pub fn only(&self, stage: &str) -> Self {
+        let mut config = self.clone();
+        let others = STAGES.iter().map(|entry| entry.name).filter(|name| *name != stage);
+        config.skip.extend(others.map(str::to_owned));
+        config
+    }
+
     /// True if the stage runs.
     pub(super) fn runs(&self, stage: &str) -> bool {
         self.skip.iter().all(|name| name != stage)

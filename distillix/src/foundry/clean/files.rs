@@ -59,13 +59,8 @@ pub fn clean_files(
     stop: &AtomicBool,
     mut on_progress: impl FnMut(Progress),
 ) -> Result<Cleaned> {
-    ensure!(
-        job.dropped.as_deref().and_then(place) != place(&job.output) || job.dropped.is_none(),
-        "what is kept and what is dropped cannot both go to {}",
-        job.output.display()
-    );
-    let made: Vec<&Path> = [&job.output].into_iter().chain(&job.dropped).map(PathBuf::as_path).collect();
-    let source = Source::new(&job.inputs, &made)?;
+    job.check()?;
+    let source = Source::new(&job.inputs, &job.written())?;
     let mut output = SetWriter::create(&job.output)?;
     let mut dropped = job.dropped.as_deref().map(SetWriter::create).transpose()?;
     let mut reading = StageReport::new("read");
@@ -135,9 +130,40 @@ pub fn clean_files(
     Ok(Cleaned { report, bytes, stopped: None })
 }
 
-/// Where a file is or will be, whatever way its path is written.
-fn place(path: &Path) -> Option<PathBuf> {
-    Some(std::path::absolute(path).ok()?.parent()?.canonicalize().ok()?.join(path.file_name()?))
+impl Job {
+    fn written(&self) -> Vec<&Path> {
+        [&self.output].into_iter().chain(&self.dropped).map(PathBuf::as_path).collect()
+    }
+
+    /// Checks that each file it writes is another than those it reads and writes.
+    ///
+    /// # Errors
+    /// Names the file that is not.
+    pub fn check(&self) -> Result<()> {
+        for path in self.written() {
+            ensure!(
+                !self.inputs.iter().any(|input| is_same(input, path)),
+                "{} is read: what is dropped would be lost, so write another file",
+                path.display()
+            );
+        }
+        ensure!(
+            !self.dropped.as_ref().is_some_and(|dropped| is_same(dropped, &self.output)),
+            "what is kept and what is dropped cannot both go to {}",
+            self.output.display()
+        );
+        Ok(())
+    }
+}
+
+/// Whether two paths, however they are written, lead to one file, which need not be there yet.
+fn is_same(a: &Path, b: &Path) -> bool {
+    let place = |path: &Path| {
+        let to_be =
+            || Some(std::path::absolute(path).ok()?.parent()?.canonicalize().ok()?.join(path.file_name()?));
+        path.canonicalize().ok().or_else(to_be)
+    };
+    place(a).is_some_and(|a| place(b) == Some(a))
 }
 
 /// Reads in batches until the end, until `stop` is set, or until `send` says that nobody takes more.

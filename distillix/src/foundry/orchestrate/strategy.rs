@@ -28,7 +28,8 @@ pub fn outcomes_a_prompt(config: &FoundryConfig) -> u32 {
     if choose::chooses(config.strategy) { 1 } else { config.samples }
 }
 
-/// Brings one sample of a prompt to its end, and runs the prompt's tests on what is kept. `teachers` is how many of the engine's gates answer; the judge's may follow.
+/// Brings one sample of a prompt to its end, and runs the prompt's tests on what is kept. `teachers` is how
+/// many of the engine's gates answer; the judge's may follow.
 ///
 /// # Errors
 /// When the run has to end, or cannot go on with this sample. A prompt that failed is an [`Outcome`].
