@@ -49,8 +49,7 @@ for _ in range(300):
         time.sleep(5)
         os._exit(0)
     children += 1
-# Outside a namespace the limit of 16 comes on top of what the same user runs elsewhere, as the tests beside this one do.
-if children > 64:
+if children > MOST_TASKS:
     escaped('%d processes' % children)
 ",
     ),
@@ -67,7 +66,7 @@ try:
         threads += 1
 except RuntimeError:
     pass
-if threads > 16:
+if threads > MOST_TASKS:
     escaped('%d threads' % threads)
 ",
     ),
